@@ -1,0 +1,20 @@
+"""chiasm: train, compare, search and serve models that join pictures, text and sound, on your own data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chiasm.predict import Predictor
+
+__version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def load(folder: str | Path) -> Predictor:
+    """The trained model in a run's or a bundle's folder, ready to be asked; UserError where there is none."""
+    from chiasm.predict import Predictor  # torch takes a second: it loads when a model does
+
+    return Predictor.load(folder)

@@ -1,0 +1,80 @@
+"""The legend of letters, and the values that rooms hand to each other: Example, Batch, Encoded.
+
+Letters, used in every shape: b batch · n tokens of context · l text length · m latents · d width · h heads ·
+e embedding width · v vocabulary · c channels · k top-k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+Picture = bytes | Path | np.ndarray
+"""A picture as a source holds it: the bytes of a file, the path of one, or decoded uint8 values "height width 3"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One picture and what is said of it, whatever file it came from.
+
+    `texts` are captions of equal standing, the preferred one first; `tags` are words that are not captions (keywords,
+    synonyms). `key` names the picture uniquely within its source. Examples of one `group` show the same thing: they
+    stay on one side of every split and count as hits for each other. `label` is a class, for scores by class.
+    """
+
+    image: Picture
+    texts: tuple[str, ...]
+    key: str
+    group: str = ""
+    label: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The only thing that crosses from data into torch; equal `image_ids` or `text_ids` mean the same picture or text."""
+
+    images: Float[Tensor, "b c height width"]
+    ids: Int[Tensor, "b l"]
+    """Token ids: BOS, the text, EOT, then pads."""
+    keep: Bool[Tensor, "b l"]
+    """False at pads."""
+    image_ids: Int[Tensor, " b"]
+    text_ids: Int[Tensor, " b"]
+    keys: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "keys"}
+        return Batch(keys=self.keys, **moved)
+
+    def split(self, rows: int) -> Iterator[Batch]:
+        """The batch in consecutive parts of at most `rows` rows, their texts still padded to one length."""
+        for start in range(0, len(self), rows):
+            part = slice(start, start + rows)
+            yield Batch(**{f.name: getattr(self, f.name)[part] for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What every encoder returns and every fusion maps: tokens, which of them are real, and one pooled vector."""
+
+    tokens: Float[Tensor, "b n d"]
+    keep: Bool[Tensor, "b n"] | None = None
+    """False at padding; None when every token is real."""
+    pooled: Float[Tensor, "b d"] | None = None
+
+
+__all__ = ["Batch", "Encoded", "Example", "Picture"]
