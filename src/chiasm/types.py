@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
-    from jaxtyping import Bool, Float, Int
-    from torch import Tensor
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 Picture = bytes | Path | np.ndarray
 """A picture as a source holds it: the bytes of a file, the path of one, or decoded uint8 values "height width 3"."""
