@@ -1,1 +1,5 @@
-"""text"""
+"""Text: the tokenizer that turns captions into ids and back."""
+
+from chiasm.text.tokenizer import BOS, EOT, PAD, UNK, Tokenizer
+
+__all__ = ["BOS", "EOT", "PAD", "UNK", "Tokenizer"]
