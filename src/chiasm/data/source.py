@@ -87,7 +87,7 @@ def splits_by_name(names: Sequence[str], order: Iterable[str] = ()) -> dict[str,
 
 
 def _fraction(group: str) -> float:
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big") / 2**32
+    return int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()[:4], "big") / 2**32
 
 
 __all__ = ["Source", "View", "split_by_hash", "splits_by_name"]
