@@ -38,7 +38,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The only thing that crosses from data into torch; equal `image_ids` or `text_ids` mean the same picture or text."""
+    """All that crosses from data into torch; equal `image_ids` or `text_ids` mean the same picture or text."""
 
     images: Float[Tensor, "b c height width"]
     ids: Int[Tensor, "b l"]

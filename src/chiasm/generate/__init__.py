@@ -1,1 +1,7 @@
-"""generate"""
+"""Writing text with any Writer (greedy, sampling, beam search): `generate` for results, `stream` for tokens as they come."""
+
+from chiasm.generate.beam import beam_search
+from chiasm.generate.sampling import GenerateConfig, filter_logits, repeated_ngrams
+from chiasm.generate.search import Written, generate, stream
+
+__all__ = ["GenerateConfig", "Written", "beam_search", "filter_logits", "generate", "repeated_ngrams", "stream"]

@@ -1,1 +1,31 @@
-"""nn"""
+"""The bricks: attention, blocks, latents, embeddings, initialisation and the rule of weight decay."""
+
+from chiasm.nn.attention import Attention, KeyValueCache, KeyValues, causal_keep
+from chiasm.nn.block import Block
+from chiasm.nn.embed import (
+    GridPositions,
+    PatchEmbed,
+    TokenEmbed,
+    fourier_features,
+    resize_grid,
+    sincos_grid,
+)
+from chiasm.nn.init import init_weights, weight_decay_groups
+from chiasm.nn.latent import LatentReader
+
+__all__ = [
+    "Attention",
+    "Block",
+    "GridPositions",
+    "KeyValueCache",
+    "KeyValues",
+    "LatentReader",
+    "PatchEmbed",
+    "TokenEmbed",
+    "causal_keep",
+    "fourier_features",
+    "init_weights",
+    "resize_grid",
+    "sincos_grid",
+    "weight_decay_groups",
+]

@@ -1,0 +1,94 @@
+"""How to choose the next token: the settings of generation, and functions from logits to logits.
+
+Letters: r rows (pictures × captions or beams) · v vocabulary · t tokens written so far.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from chiasm.models.language import TextRules
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """How to write; lengths count tokens without BOS and EOT."""
+
+    mode: Literal["greedy", "sample", "beam"] = "greedy"
+    captions: int = 1
+    """How many per picture: samples, or the best beams."""
+    max_tokens: int | None = None
+    """None: as many as the model's context holds."""
+    min_tokens: int = 1
+    no_repeat_ngram: int = 0
+    """Never write the same n tokens in a row twice; 0 allows it."""
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    """Sample from the fewest tokens whose probabilities reach this sum (1904.09751); always at least one."""
+    beams: int = 4
+    length_penalty: float = 1.0
+    """Beam scores are divided by length to this power: 0 favours short texts, 1 is the mean per token."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("captions", self.captions), ("beams", self.beams), ("max_tokens", self.max_tokens or 1)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, it must be at least 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}, it must be above 0 (for the likeliest text: greedy)")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}, it must be at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, it must be above 0 and at most 1")
+        if self.mode == "greedy" and self.captions > 1:
+            raise ValueError("greedy writes one caption per picture; ask for several with mode sample or beam")
+        if self.mode == "beam" and self.captions > self.beams:
+            raise ValueError(f"{self.captions} captions need at least as many beams, not {self.beams}")
+
+
+def filter_logits(
+    logits: Float[Tensor, "r v"], *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Float[Tensor, "r v"]:
+    """Logits to sample from: tempered, and -inf outside the top k and the nucleus."""
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        ranked = logits.topk(top_k)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, ranked.indices, ranked.values)
+    if top_p is not None and top_p < 1:
+        ranked = logits.sort(descending=True, stable=True)
+        probs = ranked.values.softmax(-1)
+        outside = probs.cumsum(-1) - probs >= top_p  # the mass before a token: the first one is always inside
+        logits = logits.scatter(-1, ranked.indices, ranked.values.masked_fill(outside, -torch.inf))
+    return logits
+
+
+def repeated_ngrams(written: Int[Tensor, "r t"], n: int) -> list[tuple[int, int]]:
+    """(row, token) pairs which, written next, would repeat an n-gram of that row."""
+    banned = []
+    for row, ids in enumerate(written.tolist()):
+        tail = ids[len(ids) - n + 1 :] if n > 1 else []
+        starts = (start for start in range(len(ids) - n + 1) if ids[start : start + n - 1] == tail)
+        banned += [(row, ids[start + n - 1]) for start in starts]
+    return banned
+
+
+def forbid(
+    logits: Float[Tensor, "r v"], written: Int[Tensor, "r t"], rules: TextRules, config: GenerateConfig
+) -> Float[Tensor, "r v"]:
+    """fp32 logits with -inf where a token may not come next: pad and BOS, an early end, a repeated n-gram."""
+    logits = logits.float()
+    logits[:, [rules.pad, rules.bos]] = -torch.inf
+    if written.shape[1] < config.min_tokens:
+        logits[:, rules.eot] = -torch.inf
+    if config.no_repeat_ngram:
+        pairs = repeated_ngrams(written, config.no_repeat_ngram)
+        if pairs:
+            rows, tokens = torch.tensor(pairs, device=logits.device).T
+            logits[rows, tokens] = -torch.inf
+    return logits

@@ -1,0 +1,21 @@
+"""Losses as functions of tensors: the next token's cross-entropy."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def next_token(
+    logits: Float[Tensor, "n v"], targets: Int[Tensor, " n"], smoothing: float = 0.0
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Sum of cross-entropies in nats, smoothed (1512.00567, section 7) and plain; in fp32 under autocast.
+
+    Only real tokens belong here: with pads left out by the caller, smoothing cannot spread to them.
+    """
+    log_probs = logits.float().log_softmax(-1)
+    plain = F.nll_loss(log_probs, targets, reduction="sum")
+    if not smoothing:
+        return plain, plain
+    return (1 - smoothing) * plain - smoothing * log_probs.mean(-1).sum(), plain

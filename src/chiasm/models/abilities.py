@@ -1,0 +1,31 @@
+"""What a model can do, as abstract classes named by ability; everything that implements one is final."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from chiasm.models.language import Draft, TextRules
+
+
+class Writer(ABC):
+    """Writes text about pictures, one token at a time; all that generation knows of a model."""
+
+    @property
+    @abstractmethod
+    def rules(self) -> TextRules:
+        """The ids and the length that texts keep to."""
+
+    @abstractmethod
+    def start(self, images: Float[Tensor, "b c height width"], beams: int = 1) -> Draft:
+        """A draft with `beams` rows for each picture, the rows of a picture side by side; nothing written yet."""
+
+    @abstractmethod
+    def step(self, ids: Int[Tensor, " r"], draft: Draft) -> Float[Tensor, "r v"]:
+        """Append one token to every row of the draft (which remembers them); returns the next token's logits."""
+
+    def reorder(self, draft: Draft, rows: Int[Tensor, " r"]) -> None:
+        """Keep the given rows of the draft, in the given order, whole pictures together."""
+        draft.select(rows)

@@ -1,0 +1,133 @@
+"""Text models: the causal decoder, which reads a picture by cross-attention.
+
+Letters: b batch · l text length · n picture tokens · d width · v vocabulary · r rows of a draft (pictures × beams).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from chiasm.nn import Block, KeyValueCache, KeyValues, TokenEmbed, init_weights
+from chiasm.types import Encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRules:
+    """What a model takes for granted about its texts: three reserved ids, and the most tokens, BOS and EOT counted."""
+
+    pad: int = 0
+    bos: int = 1
+    eot: int = 2
+    context: int = 32
+
+    def __post_init__(self) -> None:
+        if len({self.pad, self.bos, self.eot}) < 3:
+            raise ValueError(f"pad {self.pad}, bos {self.bos} and eot {self.eot} must differ")
+        if self.context < 3:
+            raise ValueError(f"context {self.context} leaves no room for a word between BOS and EOT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Sizes of a causal decoder; `vocabulary` is completed by the tokenizer."""
+
+    width: int = 256
+    depth: int = 4
+    heads: int = 4
+    rules: TextRules = field(default_factory=TextRules)
+    vocabulary: int = 0
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+
+@dataclass(kw_only=True)
+class Draft:
+    """Texts being written: what the decoder remembers of them between two steps, held by the caller."""
+
+    contexts: list[KeyValues]
+    """Per layer, what cross-attention reads: one row per picture, shared by its beams."""
+    context_keep: Bool[Tensor, "pictures n"] | None
+    beams: int
+    caches: list[KeyValueCache] = field(default_factory=list)
+    length: int = 0
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep the given rows, in the given order; beams of a picture stay side by side."""
+        before = self.contexts[0].keys.shape[0]
+        pictures = rows[:: self.beams] // self.beams
+        for cache in self.caches:
+            cache.select(rows)
+        if len(pictures) != before or not torch.equal(pictures, torch.arange(before, device=rows.device)):
+            self.contexts = [context.select(pictures) for context in self.contexts]
+            if self.context_keep is not None:
+                self.context_keep = self.context_keep[pictures]
+
+
+class CausalDecoder(nn.Module):
+    """A GPT-2-like decoder whose every block also reads a context by cross-attention (1706.03762, section 3.1).
+
+    The output layer is the token table, transposed (1608.05859).
+    """
+
+    def __init__(self, config: DecoderConfig, context_width: int):
+        super().__init__()
+        self.config = config
+        self.embed = TokenEmbed(config.vocabulary, config.rules.context, config.width)
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.heads,
+                context_width=context_width,
+                mlp_ratio=config.mlp_ratio,
+                dropout=config.dropout,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        init_weights(self, config.depth)
+        self.head.weight = self.embed.tokens.weight
+
+    def forward(self, ids: Int[Tensor, "b l"], context: Encoded) -> Float[Tensor, "b l d"]:
+        """The last hidden state of every position; `head` turns those that are wanted into logits.
+
+        Pads stand right of the text, so a causal mask alone hides them from every real token.
+        """
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = block(x, causal=True, context=block.project(context.tokens), context_keep=context.keep)
+        return self.norm(x)
+
+    def start(self, context: Encoded, beams: int) -> Draft:
+        """An empty draft; the context's keys and values are computed here, once."""
+        return Draft(
+            contexts=[block.project(context.tokens) for block in self.blocks],
+            context_keep=context.keep,
+            beams=beams,
+            caches=[KeyValueCache() for _ in self.blocks],
+        )
+
+    def step(self, ids: Int[Tensor, "r l"], draft: Draft) -> Float[Tensor, "r l v"]:
+        """Logits after each of the next `l` tokens of every row, which the draft then remembers."""
+        x = self.embed(ids, draft.length)
+        for block, cache, context in zip(self.blocks, draft.caches, draft.contexts, strict=True):
+            x = block(x, causal=True, cache=cache, context=context, context_keep=draft.context_keep)
+        draft.length += ids.shape[1]
+        return self.head(self.norm(x))
+
+    def attention_maps(self, ids: Int[Tensor, "b l"], context: Encoded) -> Float[Tensor, "b layers h l n"]:
+        """Where each position looks in the context, for every layer and head."""
+        x, maps = self.embed(ids), []
+        for block in self.blocks:
+            keys = block.project(context.tokens)
+            maps.append(block.cross_weights(x, keys, context.keep))
+            x = block(x, causal=True, context=keys, context_keep=context.keep)
+        return torch.stack(maps, 1)

@@ -1,0 +1,141 @@
+"""One attention for self, cross, causal and cached use.
+
+Letters: b batch · l queries · n keys · d width · h heads · k width of a head (d = h k).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class KeyValues(NamedTuple):
+    """The projected context that attention reads: computed once, read by as many queries as there are."""
+
+    keys: Float[Tensor, "b h n k"]
+    values: Float[Tensor, "b h n k"]
+
+    def select(self, rows: Int[Tensor, " r"]) -> KeyValues:
+        """The given rows of the batch, in the given order."""
+        return KeyValues(self.keys.index_select(0, rows), self.values.index_select(0, rows))
+
+
+class KeyValueCache:
+    """Keys and values of the tokens seen so far; an argument of a call, never state of a module.
+
+    The buffer doubles when it is full, so that appending a token copies that token only.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def append(self, new: KeyValues) -> KeyValues:
+        """Remember the keys and values of further tokens; returns those of all tokens so far."""
+        start, self.length = self.length, self.length + new.keys.shape[2]
+        if self._keys is None or self._values is None or self.length > self._keys.shape[2]:
+            self._grow(new, start)
+        assert self._keys is not None and self._values is not None
+        self._keys[:, :, start : self.length] = new.keys
+        self._values[:, :, start : self.length] = new.values
+        return KeyValues(self._keys[:, :, : self.length], self._values[:, :, : self.length])
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep the given rows of the batch, in the given order: beams that live on, captions that go on."""
+        assert self._keys is not None and self._values is not None
+        self._keys, self._values = self._keys.index_select(0, rows), self._values.index_select(0, rows)
+
+    def _grow(self, new: KeyValues, written: int) -> None:
+        b, h, _, k = new.keys.shape
+        capacity = max(16, 2 * self.length)
+        for name, like in (("_keys", new.keys), ("_values", new.values)):
+            grown = like.new_empty(b, h, capacity, k)
+            if written:
+                grown[:, :, :written] = getattr(self, name)[:, :, :written]
+            setattr(self, name, grown)
+
+
+def causal_keep(queries: int, keys: int, device: torch.device | str = "cpu") -> Bool[Tensor, "l n"]:
+    """True where a query may read a key: itself and what lies before it, the last query aligned with the last key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention (1706.03762, section 3.2).
+
+    Differs from the paper in its biases: a key's bias is inert under softmax and a value's bias is one with the
+    output's, so only queries and outputs have one. A query whose keys are all masked reads zeros.
+    """
+
+    def __init__(self, width: int, heads: int, *, context_width: int | None = None, dropout: float = 0.0):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(context_width or width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def project(self, context: Float[Tensor, "b n c"]) -> KeyValues:
+        """The keys and values of a context."""
+        b, n, _ = context.shape
+        keys, values = self.key_value(context).view(b, n, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return KeyValues(keys, values)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l d"],
+        context: KeyValues,
+        *,
+        keep: Bool[Tensor, "b n"] | Bool[Tensor, "b l n"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "b l d"]:
+        """What each query reads from the context; `keep` is False at keys that must not be read."""
+        queries = self._queries(x)
+        l, n = queries.shape[2], context.keys.shape[2]
+        dropout = self.dropout if self.training else 0.0
+        if keep is None and (not causal or l in (1, n)):
+            # torch aligns is_causal to the upper left, which is ours only where queries and keys are equally many.
+            square = causal and l > 1
+            read = F.scaled_dot_product_attention(queries, *context, dropout_p=dropout, is_causal=square)
+        else:
+            mask = _mask(l, n, keep, causal, x.device)
+            read = F.scaled_dot_product_attention(queries, *context, attn_mask=mask, dropout_p=dropout)
+            if keep is not None:
+                read = read.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+        return self.out(read.transpose(1, 2).flatten(2))
+
+    def weights(
+        self,
+        x: Float[Tensor, "b l d"],
+        context: KeyValues,
+        *,
+        keep: Bool[Tensor, "b n"] | Bool[Tensor, "b l n"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "b h l n"]:
+        """The attention map that `forward` applies, for callers who want to see it."""
+        queries = self._queries(x)
+        scores = (queries @ context.keys.transpose(-2, -1)).float() * queries.shape[-1] ** -0.5
+        mask = _mask(queries.shape[2], context.keys.shape[2], keep, causal, x.device)
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0.0)
+
+    def _queries(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b h l k"]:
+        b, l, _ = x.shape
+        return self.query(x).view(b, l, self.heads, -1).transpose(1, 2)
+
+
+def _mask(
+    queries: int, keys: int, keep: Tensor | None, causal: bool, device: torch.device
+) -> Bool[Tensor, "#b 1 #l n"]:
+    mask = torch.ones(1, 1, 1, keys, dtype=torch.bool, device=device)
+    if keep is not None:
+        mask = keep[:, None, None, :] if keep.ndim == 2 else keep[:, None]
+    if causal:
+        mask = mask & causal_keep(queries, keys, device)
+    return mask

@@ -1,0 +1,80 @@
+"""The transformer block: pre-norm self-attention, optional cross-attention, feed-forward."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from chiasm.nn.attention import Attention, KeyValueCache, KeyValues
+
+
+class FeedForward(nn.Sequential):
+    """Two layers with a GELU (the erf one: it is the fast one on CPUs) between them."""
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0):
+        layers = [nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)]
+        super().__init__(*layers, *([nn.Dropout(dropout)] if dropout else []))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block (1706.03762 with the norms of 2002.04745), with cross-attention on request.
+
+    Cross-attention is there when `context_width` is given; its keys and values come from `project`, once per context.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        context_width: int | None = None,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.norm_self = nn.LayerNorm(width)
+        self.attend_self = Attention(width, heads)
+        if context_width is not None:
+            self.norm_cross = nn.LayerNorm(width)
+            self.attend_cross = Attention(width, heads, context_width=context_width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = FeedForward(width, int(width * mlp_ratio), dropout)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def project(self, context: Float[Tensor, "b n c"]) -> KeyValues:
+        """The keys and values that this block's cross-attention will read."""
+        return self.attend_cross.project(context)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l d"],
+        *,
+        keep: Bool[Tensor, "b n"] | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+        context: KeyValues | None = None,
+        context_keep: Bool[Tensor, "pictures m"] | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        """The block applied to `x`; with a `cache`, `x` continues the tokens that the cache has seen."""
+        x = x + self._self(x, keep, causal, cache)
+        if context is not None:
+            # Beams of one picture are further queries to the same keys, so that no key is ever copied.
+            queries = self.norm_cross(x).view(context.keys.shape[0], -1, x.shape[-1])
+            x = x + self.drop(self.attend_cross(queries, context, keep=context_keep)).view_as(x)
+        return x + self.mlp(self.norm_mlp(x))
+
+    def cross_weights(
+        self, x: Float[Tensor, "b l d"], context: KeyValues, context_keep: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b h l n"]:
+        """The map of the causal block's cross-attention, for callers who want to see it."""
+        x = x + self._self(x, None, True, None)
+        return self.attend_cross.weights(self.norm_cross(x), context, keep=context_keep)
+
+    def _self(
+        self, x: Float[Tensor, "b l d"], keep: Bool[Tensor, "b n"] | None, causal: bool, cache: KeyValueCache | None
+    ) -> Float[Tensor, "b l d"]:
+        normed = self.norm_self(x)
+        own = self.attend_self.project(normed)
+        if cache is not None:
+            own = cache.append(own)
+        return self.drop(self.attend_self(normed, own, keep=keep, causal=causal))
