@@ -1,0 +1,255 @@
+"""Tables that hold the pictures themselves, through Hugging Face `datasets`: Parquet, saved data sets, the Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chiasm.data.columns import Columns, Wanted, choose_columns
+from chiasm.data.lookup import PictureLookup
+from chiasm.data.progress import track, waiting
+from chiasm.data.rows import Reading, Row, Stored, canonical_split, file_stamp, split_in_name
+from chiasm.data.tables import make_row, picture_name
+from chiasm.errors import UserError
+from chiasm.types import Picture
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ROWS_AT_ONCE = 256
+SKETCH_BYTES = 64
+UNNAMED = "unnamed"
+"""What `datasets` calls the split of files that name none; it must have a name there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowPicture(Stored):
+    """The picture in one row of a table that lies on disk."""
+
+    table: Any  # a Dataset; beartype in tests cannot see the type of a library that is imported late
+    column: str
+    row: int
+
+    def read(self) -> Picture:
+        """The cell's bytes."""
+        cell = self.table[self.row][self.column]
+        return cell["bytes"] if isinstance(cell, dict) else cell
+
+
+def read_parquet(files: Sequence[Path], root: Path, wanted: Wanted) -> Reading:
+    """The rows of Parquet files; a file's or folder's name such as "train-00000-of-00004" says the split."""
+    import datasets
+
+    by_split: dict[str, list[str]] = {}
+    for path in sorted(files):
+        split = split_in_name(path.name) or next(filter(None, map(split_in_name, path.relative_to(root).parts)), "")
+        by_split.setdefault(split or UNNAMED, []).append(str(path))
+    what = f"{files[0]}" if len(files) == 1 else f"{root} ({len(files)} Parquet files)"
+    with _quiet(f"reading {what}"):
+        try:
+            tables = datasets.load_dataset("parquet", data_files=by_split)
+        except Exception as error:  # pyarrow and datasets raise many kinds; all mean that the files cannot be read
+            reason = str(error.__cause__ or error).split("\n")[0]
+            raise UserError(f"{what} cannot be read as Parquet: {reason}", "Restore the files from a copy.") from error
+    name = files[0].name if len(files) == 1 else f"{len(files)} files"
+    tables = {"" if split == UNNAMED else split: table for split, table in tables.items()}
+    return _read_tables(f"Parquet {name}", tables, root, wanted, stamp=file_stamp(files))
+
+
+def read_saved(folder: Path, wanted: Wanted) -> Reading:
+    """The rows of what `datasets` saved with `save_to_disk`."""
+    import datasets
+
+    with _quiet(f"reading {folder}"):
+        try:
+            saved = datasets.load_from_disk(str(folder))
+        except Exception as error:  # as above
+            raise UserError(f"{folder} cannot be read as a saved data set: {error}", "Save it again.") from error
+    tables = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"": saved}
+    return _read_tables("saved data set", tables, folder, wanted)
+
+
+def read_hub(name: str, wanted: Wanted) -> Reading:
+    """The rows of a data set on the Hugging Face Hub, downloaded into its cache or read from there."""
+    import datasets
+
+    with _quiet(f"fetching {name}"):
+        try:
+            tables = datasets.load_dataset(name)
+        except Exception as error:  # no network, no such name, access refused, a script that is not supported any more
+            raise UserError(
+                f"There is no path {name!r} here, and it cannot be had from the Hugging Face Hub: {error}",
+                "Check the path's spelling, or the data set's name and the network.",
+            ) from error
+    return _read_tables(f"Hub data set {name}", dict(tables), Path(), wanted)
+
+
+def _read_tables(layout: str, tables: Mapping[Any, Dataset], root: Path, wanted: Wanted, stamp: str = "") -> Reading:
+    import datasets
+
+    rows: list[Row] = []
+    skipped: Counter[str] = Counter()
+    lookup = PictureLookup(wanted.picture_folder or root)
+    features = next(iter(tables.values())).features
+    pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    columns = choose_columns(list(features), wanted, layout, pictures)
+    for split, table in tables.items():
+        rows += _table_rows(_undecoded(table, columns), columns, canonical_split(str(split)), lookup, skipped)
+    stamp = stamp or " ".join(table._fingerprint for table in tables.values())
+    return Reading(layout=f"{layout} ({columns})", rows=rows, skipped=skipped, stamp=stamp, has_columns=True)
+
+
+def _undecoded(table: Dataset, columns: Columns) -> Dataset:
+    import datasets
+
+    table = table.select_columns([columns.image, *(name for name in columns.names if name != columns.image)])
+    if isinstance(table.features[columns.image], datasets.Image):
+        table = table.cast_column(columns.image, datasets.Image(decode=False))
+    kind = table.features.arrow_schema.field(columns.image).type
+    if not (_is_bytes(kind) or _is_text(kind) or _has_bytes(kind)):
+        raise UserError(
+            f"The column {columns.image!r} holds {kind}", "It must hold a picture's bytes, or the path of its file."
+        )
+    return table
+
+
+def _table_rows(
+    table: Dataset, columns: Columns, split: str, lookup: PictureLookup, skipped: Counter[str]
+) -> Iterator[Row]:
+    """Rows of one table; equal bytes are one picture, called by its key column, its path or its number."""
+    classes = {name: names for name in columns.names if (names := getattr(table.features[name], "names", None))}
+    texts = table.select_columns([name for name in columns.names if name != columns.image])
+    pictures = table.select_columns([columns.image])
+    key_of: dict[Any, str] = {}
+    taken: set[str] = set()
+    cells = zip(_texts(texts, len(table)), _pictures(pictures, columns.image), strict=True)
+    for number, (record, (identity, path)) in enumerate(cells):
+        if identity is None and not path:
+            skipped["without a picture"] += 1
+            continue
+        record |= {name: names[record[name]] for name, names in classes.items() if _is_class(record[name])}
+        row_split = canonical_split(str(record.get(columns.split) or "")) or split
+        if identity is None:
+            image = lookup.find(picture_name(path, f"row {number}, {columns.image!r}"), row_split)
+            yield make_row(record, columns, image=image, key=path, split=row_split)
+            continue
+        if identity not in key_of:
+            key = str(record.get(columns.key) or path or number)
+            while key in taken:
+                key += f"#{number}"
+            key_of[identity] = key
+            taken.add(key)
+        image = ArrowPicture(pictures, columns.image, number)
+        yield make_row(record, columns, image=image, key=key_of[identity], split=row_split)
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _texts(table: Dataset, count: int) -> Iterator[dict[str, Any]]:
+    if not table.column_names:
+        return ({} for _ in range(count))
+    return (row for batch in table.iter(ROWS_AT_ONCE) for row in _records(batch))
+
+
+def _records(batch: Any) -> Iterator[dict[str, Any]]:
+    return (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+
+
+def _pictures(table: Dataset, column: str) -> list[tuple[Any, str]]:
+    """For each row what tells its picture from others (None where it holds a path only), and the path.
+
+    Length and a few bytes tell most pictures apart; only those that agree in these are read whole and hashed.
+    """
+    cells = [_sketch(cell) for cell in _cells(table, column, "looking for repeated pictures")]
+    repeated = {sketch for sketch, count in Counter(sketch for sketch, _ in cells).items() if sketch and count > 1}
+    if not repeated:
+        return cells
+    whole = _cells(table, column, "comparing repeated pictures")
+    return [
+        ((*sketch, hashlib.sha256(_buffer(cell)).digest()), path) if sketch in repeated else (sketch, path)
+        for (sketch, path), cell in zip(cells, whole, strict=True)
+    ]
+
+
+def _cells(table: Dataset, column: str, doing: str) -> Iterator[Any]:
+    batches: Any = table.with_format("arrow").iter(ROWS_AT_ONCE)
+    for batch in track(batches, doing, total=-(-len(table) // ROWS_AT_ONCE)):
+        yield from batch[column]
+
+
+def _sketch(cell: Any) -> tuple[Any, str]:
+    buffer, path = _buffer(cell), _path(cell)
+    if buffer is None:
+        return None, path
+    middle = buffer.size // 2
+    return (buffer.size, buffer[middle : middle + SKETCH_BYTES].to_pybytes(), buffer[-SKETCH_BYTES:].to_pybytes()), path
+
+
+def _buffer(cell: Any) -> Any:
+    """The bytes in an Arrow cell, not copied; None where it has none."""
+    cell = cell["bytes"] if _has_bytes(cell.type) else cell
+    return cell.as_buffer() if _is_bytes(cell.type) else None
+
+
+def _path(cell: Any) -> str:
+    if _has_bytes(cell.type):
+        cell = cell["path"] if cell.type.get_field_index("path") >= 0 else None
+    return "" if cell is None or not _is_text(cell.type) else cell.as_py() or ""
+
+
+def _has_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+@contextmanager
+def _quiet(doing: str) -> Iterator[None]:
+    """Our own spinner in place of the bars, logs and warnings of `datasets`."""
+    import datasets
+    import huggingface_hub.utils as hub
+
+    level, had_bars, had_hub_bars = datasets.logging.get_verbosity(), *_bars()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    hub.disable_progress_bars()
+    try:
+        with waiting(doing), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if had_bars:
+            datasets.enable_progress_bars()
+        if had_hub_bars:
+            hub.enable_progress_bars()
+
+
+def _bars() -> tuple[bool, bool]:
+    import datasets
+    import huggingface_hub.utils as hub
+
+    return datasets.are_progress_bars_disabled() is False, hub.are_progress_bars_disabled() is False
+
+
+__all__ = ["ArrowPicture", "read_hub", "read_parquet", "read_saved"]
