@@ -1,0 +1,202 @@
+"""Batches for training and evaluation; whatever is random in them is a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from chiasm.data.cache import Pictures, progress
+from chiasm.data.transforms import AugmentConfig, PreprocessConfig, augment, standardize, unit_images
+from chiasm.errors import UserError
+from chiasm.text.tokenizer import PAD, Tokenizer
+from chiasm.types import Batch, Example
+
+AHEAD = 3
+"""Batches that wait ready while the model computes."""
+CHUNK = 4096
+"""Texts tokenised at once."""
+ORDER, TEXT, AUGMENT = 0, 1, 2
+"""What a random stream is for; it keeps the three apart."""
+
+
+class Loader:
+    """The good pictures of some examples and their texts as batches, by step."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        pictures: Pictures,
+        tokenizer: Tokenizer,
+        *,
+        preprocess: PreprocessConfig,
+        augment: AugmentConfig | None,
+        batch_size: int,
+        context: int,
+        seed: int,
+        truncate: bool = False,
+        workers: int = 0,
+    ):
+        """Tokenise all texts once; UserError for an example without text, or a text longer than `context` ids.
+
+        With `truncate` longer texts lose their end instead. `workers` processes make the batches of `stream`; with 0
+        it is a thread, which is quicker unless pictures are read for every batch.
+        """
+        if pictures.preprocess != preprocess:
+            raise ValueError(f"The pictures were prepared with {pictures.preprocess}, not with {preprocess}")
+        if batch_size < 1 or seed < 0:
+            raise ValueError(f"batch_size is {batch_size} and seed {seed}; they must be at least 1 and 0")
+        self.pictures = pictures
+        self.preprocess = preprocess
+        self.augment = augment
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers
+        chosen = [examples[int(row)] for row in pictures.good]
+        self.keys = [example.key for example in chosen]
+        self._images = _numbered((bool(example.group), example.group or example.key) for example in chosen)
+        self._counts = np.array([len(example.texts) for example in chosen])
+        if not self._counts.all():
+            key = self.keys[int(self._counts.argmin())]
+            raise UserError(f"The picture {key} has no text", "Give it one, or leave it out.")
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._texts = _numbered(text for example in chosen for text in example.texts)
+        self._tokens = _Tokens(chosen, tokenizer, context, truncate)
+        self._order: tuple[int, np.ndarray] = -1, self._starts
+
+    def __len__(self) -> int:
+        """How many good pictures there are."""
+        return len(self.keys)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that visit every picture once, but for a last partial one; fewer pictures than a batch are one."""
+        return max(1, len(self) // self.batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step: the same for the same seed and step, whatever was asked for before."""
+        if step < 0:
+            raise ValueError(f"step is {step}, it must not be negative")
+        epoch, place = divmod(step, self.steps_per_epoch)
+        rows = self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        picks = (self._random(TEXT, step).random(len(rows)) * self._counts[rows]).astype(np.int64)
+        generator = torch.Generator().manual_seed(int(self._random(AUGMENT, step).integers(2**63)))
+        return self._made(rows, picks, generator)
+
+    def stream(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """The batches of the steps from `start_step` to before `stop_step`, made ahead of time."""
+        steps = range(start_step, stop_step)
+        if self.workers == 0:
+            return _ahead(self.batch, steps)
+        # A generator of its own: the default one draws from the global state, which training wants to itself.
+        return iter(
+            DataLoader(
+                _Steps(self), batch_size=None, sampler=steps, num_workers=self.workers, generator=torch.Generator()
+            )
+        )
+
+    def in_order(self, rows: int) -> Iterator[Batch]:
+        """Every good picture once, in order, with its first text and without random changes, `rows` at a time."""
+        parts = (np.arange(start, min(start + rows, len(self))) for start in range(0, len(self), rows))
+        return _ahead(lambda part: self._made(part, np.zeros_like(part), None), parts)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if self._order[0] != epoch:
+            self._order = epoch, self._random(ORDER, epoch).permutation(len(self))
+        return self._order[1]
+
+    def _random(self, purpose: int, index: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, purpose, index))
+
+    def _made(self, rows: np.ndarray, picks: np.ndarray, generator: torch.Generator | None) -> Batch:
+        images = unit_images(self.pictures.pixels_of(self.pictures.good[rows]))
+        if self.augment and generator:
+            images = augment(images, self.augment, generator)
+        texts = self._texts[self._starts[rows] + picks]
+        ids, keep = self._tokens.padded(texts)
+        return Batch(
+            images=standardize(images, self.preprocess),
+            ids=ids,
+            keep=keep,
+            image_ids=torch.from_numpy(self._images[rows]),
+            text_ids=torch.from_numpy(texts),
+            keys=tuple(self.keys[row] for row in rows),
+        )
+
+
+class _Tokens:
+    """The ids of every distinct text, laid end to end in the order in which the texts first occur."""
+
+    def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, context: int, truncate: bool):
+        texts = list(dict.fromkeys(text for example in examples for text in example.texts))
+        parts: list[np.ndarray] = []
+        lengths: list[np.ndarray] = []
+        with progress("Tokenising", len(texts)) as advance:
+            for start in range(0, len(texts), CHUNK):
+                chunk = texts[start : start + CHUNK]
+                try:
+                    ids = tokenizer.encode(chunk, context=context, truncate=truncate).numpy()
+                except ValueError as error:
+                    raise _too_long(examples, chunk, tokenizer, context) from error
+                parts.append(ids[ids != PAD].astype(np.int32))
+                lengths.append((ids != PAD).sum(axis=1))
+                advance(len(chunk))
+        self.ids = np.concatenate(parts)
+        self.ends = np.cumsum(np.concatenate(lengths))
+
+    def padded(self, texts: np.ndarray) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+        """Ids of the texts and which of them are real, padded to the longest of these."""
+        starts, ends = np.where(texts > 0, self.ends[texts - 1], 0), self.ends[texts]
+        places = starts[:, None] + np.arange((ends - starts).max())
+        keep = places < ends[:, None]
+        ids = np.full(keep.shape, PAD, dtype=np.int64)
+        ids[keep] = self.ids[places[keep]]
+        return torch.from_numpy(ids), torch.from_numpy(keep)
+
+
+def _too_long(examples: Sequence[Example], texts: Sequence[str], tokenizer: Tokenizer, context: int) -> UserError:
+    text, length = next(pair for pair in zip(texts, tokenizer.lengths(texts), strict=True) if pair[1] > context)
+    key = next(example.key for example in examples if text in example.texts)
+    shown = text if len(text) <= 80 else f"{text[:80]}..."
+    return UserError(
+        f"The text of {key} has {length} tokens, more than the context of {context}: {shown!r}",
+        "Cut such texts with --truncate, or train with a longer context.",
+    )
+
+
+class _Steps(Dataset[Batch]):
+    """A loader as PyTorch's worker processes want it: an item is a step."""
+
+    def __init__(self, loader: Loader):
+        self.loader = loader
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.loader.batch(step)
+
+
+def _numbered(values: Iterable[Any]) -> np.ndarray:
+    """Each value's number, counting distinct ones as they first occur."""
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+
+
+def _ahead(make: Callable[[Any], Batch], items: Iterable[Any]) -> Iterator[Batch]:
+    """`make` of each item, computed by a thread up to AHEAD of the consumer; it ends when the consumer does."""
+    items = iter(items)
+    pool = ThreadPoolExecutor(1)
+    try:
+        waiting = deque(pool.submit(make, item) for item in islice(items, AHEAD))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(make, item) for item in islice(items, 1))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
