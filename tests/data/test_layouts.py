@@ -458,7 +458,10 @@ def test_a_hub_name_that_cannot_be_had_may_be_a_mistyped_path(monkeypatch: pytes
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(UserError, match=r"no path 'photos/dogs' here.*Couldn't reach") as caught:
         open_source("photos/dogs")
-    assert "spelling" in caught.value.hint
+    assert "a.jpg beside a.txt" in caught.value.hint
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UserError, match="There is no photos/dogs\n"):
+        open_source("photos/dogs")
 
 
 # WebDataset

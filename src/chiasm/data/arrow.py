@@ -75,8 +75,11 @@ def read_saved(folder: Path, wanted: Wanted) -> Reading:
     return _read_tables("saved data set", tables, folder, wanted)
 
 
-def read_hub(name: str, wanted: Wanted) -> Reading:
-    """The rows of a data set on the Hugging Face Hub, downloaded into its cache or read from there."""
+def read_hub(name: str, wanted: Wanted, hint: str) -> Reading:
+    """The rows of a data set on the Hugging Face Hub, downloaded into its cache or read from there.
+
+    UserError with `hint` where it cannot be had.
+    """
     import datasets
 
     with _quiet(f"fetching {name}"):
@@ -85,7 +88,7 @@ def read_hub(name: str, wanted: Wanted) -> Reading:
         except Exception as error:  # no network, no such name, access refused, a script that is not supported any more
             raise UserError(
                 f"There is no path {name!r} here, and it cannot be had from the Hugging Face Hub: {error}",
-                "Check the path's spelling, or the data set's name and the network.",
+                hint,
             ) from error
     return _read_tables(f"Hub data set {name}", dict(tables), Path(), wanted)
 
@@ -229,8 +232,10 @@ def _quiet(doing: str) -> Iterator[None]:
     import datasets
     import huggingface_hub.utils as hub
 
-    level, had_bars, had_hub_bars = datasets.logging.get_verbosity(), *_bars()
-    datasets.logging.set_verbosity_error()
+    levels = [(log, log.get_verbosity()) for log in (datasets.logging, hub.logging)]
+    had_bars, had_hub_bars = not datasets.are_progress_bars_disabled(), not hub.are_progress_bars_disabled()
+    for log, _ in levels:
+        log.set_verbosity_error()
     datasets.disable_progress_bars()
     hub.disable_progress_bars()
     try:
@@ -238,18 +243,12 @@ def _quiet(doing: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        datasets.logging.set_verbosity(level)
+        for log, level in levels:
+            log.set_verbosity(level)
         if had_bars:
             datasets.enable_progress_bars()
         if had_hub_bars:
             hub.enable_progress_bars()
-
-
-def _bars() -> tuple[bool, bool]:
-    import datasets
-    import huggingface_hub.utils as hub
-
-    return datasets.are_progress_bars_disabled() is False, hub.are_progress_bars_disabled() is False
 
 
 __all__ = ["ArrowPicture", "read_hub", "read_parquet", "read_saved"]

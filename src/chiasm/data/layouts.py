@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -65,9 +66,10 @@ def _read(text: str, path: Path, wanted: Wanted) -> Reading:
         return read(path, wanted)
     if BRACES.search(text) or glob.has_magic(text):
         return _read_pattern(text, wanted)
-    if HUB_ID.fullmatch(text) and path.suffix.lower() not in FILES:
-        return read_hub(text, wanted)
-    raise UserError(f"There is no {text}", f"Check the path. Built-in data sets: {', '.join(BUILT_IN)}. {_known()}")
+    hint = f"Check the spelling. Built-in data sets: {', '.join(BUILT_IN)}. {_known()}"
+    if HUB_ID.fullmatch(text) and path.suffix.lower() not in FILES and not path.parent.exists():
+        return read_hub(text, wanted, hint)
+    raise UserError(f"There is no {text}", hint)
 
 
 def _read_folder(folder: Path, wanted: Wanted) -> Reading:
@@ -87,7 +89,7 @@ def _read_pattern(pattern: str, wanted: Wanted) -> Reading:
     if suffixes == {".tar"}:
         return read_tars(files, wanted)
     if suffixes == {".parquet"}:
-        return read_parquet(files, files[0].parent, wanted)
+        return read_parquet(files, Path(os.path.commonpath([path.parent for path in files])), wanted)
     raise UserError(f"{pattern} matches {', '.join(sorted(suffixes))}", "A pattern may match .tar or .parquet files.")
 
 
