@@ -1,1 +1,6 @@
-"""metrics"""
+"""Metrics: pure functions from predictions and truths to scores with intervals; no model, no files."""
+
+from chiasm.metrics.captions import Score, caption_scores, tokenize_caption
+from chiasm.metrics.intervals import Interval, bootstrap_interval, mean_interval
+
+__all__ = ["Interval", "Score", "bootstrap_interval", "caption_scores", "mean_interval", "tokenize_caption"]
