@@ -18,7 +18,8 @@ CIDER_SIGMA_WORDS = 6.0
 SMALL, TINY = 1e-9, 1e-15
 """What pycocoevalcap adds to BLEU's counts, so that no count is zero."""
 
-_MARKS = r"\s!-,./:-@\[-`{-~¡«·»¿‐-‧‰-⁞、-〃〈-】〔-〟！-／：-＠"
+_MARKS = r"\s!-,./:-@\[-`{-~¡«·»¿‐-‧‰-⁞、-〃〈-】〔-〟！-／：-＠।،؛؟"
+"""Inside a character class: space and all marks of which no word is made, the hyphen aside."""
 _WORD = rf"[^{_MARKS}-]+(?:-[^{_MARKS}-]+)*"
 _TOKEN = re.compile(
     rf"\d+(?:[.,]\d+)+|[^{_MARKS}-]+(?=n't(?!\w))|n't(?!\w)|'(?:s|m|d|re|ve|ll)(?!\w)|{_WORD}|[$%&#@+=*/<>^|~]"
