@@ -49,19 +49,34 @@ def from_dict(kind: Any, data: Any, path: str = "") -> Any:
     return _scalar(kind, data, path)
 
 
+def merge(config: C, changes: dict[str, Any]) -> C:
+    """`config` with the values of a nested dictionary, as a `--config` file has them, in place of its own.
+
+    Where a change names another "kind" of a union, that kind's defaults replace the old values.
+    """
+    return from_dict(type(config), _merged(to_dict(config), changes, ""))
+
+
 def override(config: C, changes: dict[str, str]) -> C:
     """`config` with values replaced by dotted path, as `--set model.vision.width=192` does; values are JSON or text."""
-    data = to_dict(config)
     for path, text in changes.items():
-        *parents, last = path.split(".")
-        place = data
-        for depth, name in enumerate([*parents, last]):
-            if not isinstance(place, dict) or name not in place:
-                raise _unknown(".".join([*parents, last][: depth + 1]), place if isinstance(place, dict) else {})
-            if depth < len(parents):
-                place = place[name]
-        place[last] = parse_value(text)
-    return from_dict(type(config), data)
+        nested: Any = parse_value(text)
+        for name in reversed(path.split(".")):
+            nested = {name: nested}
+        config = merge(config, nested)
+    return config
+
+
+def _merged(old: Any, new: dict[str, Any], path: str) -> dict[str, Any]:
+    if not isinstance(old, dict) or new.get(TAG, old.get(TAG)) != old.get(TAG):
+        return new
+    result = dict(old)
+    for name, value in new.items():
+        here = f"{path}.{name}".lstrip(".")
+        if name not in old:
+            raise _unknown(here, old)
+        result[name] = _merged(old[name], value, here) if isinstance(value, dict) else value
+    return result
 
 
 def parse_value(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Writing text with any Writer (greedy, sampling, beam search): `generate` for results, `stream` for tokens as they come."""
+"""Writing text with any Writer, by greedy choice, sampling or beam search."""
 
 from chiasm.generate.beam import beam_search
 from chiasm.generate.sampling import GenerateConfig, filter_logits, repeated_ngrams

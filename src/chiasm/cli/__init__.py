@@ -1,0 +1,61 @@
+"""The command line: a table of verbs, each a function whose signature is its help, imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = {
+    ("train", "captioner"): ("chiasm.cli.train", "captioner", "train an image captioner on pictures with captions"),
+    ("caption",): ("chiasm.cli.caption", "caption", "write captions for pictures, and show where the model looked"),
+    ("evaluate",): ("chiasm.cli.evaluate", "evaluate", "score a trained model on data, with intervals"),
+    ("data", "check"): ("chiasm.cli.data", "check", "what is in a data set: formats, broken files, duplicates, leaks"),
+    ("cost",): ("chiasm.cli.cost", "cost", "parameters, FLOPs, memory and minutes of a model, before training"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args == ["--version"]:
+        from chiasm import __version__
+
+        print(f"chiasm {__version__}")
+        return 0
+    verb = next((v for v in VERBS if tuple(args[: len(v)]) == v), None)
+    if verb is None:
+        return _help(args)
+    from chiasm.cli.parse import call
+    from chiasm.errors import UserError
+
+    module, function, _ = VERBS[verb]
+    try:
+        return call(getattr(import_module(module), function), args[len(verb) :], "chiasm " + " ".join(verb)) or 0
+    except UserError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        sys.stderr.close()
+        return 0
+
+
+def _help(args: list[str]) -> int:
+    wanted = not args or args[0] in ("-h", "--help")
+    lines = [
+        "usage: chiasm COMMAND ...",
+        "",
+        "Train, search and serve models that join pictures and text, on your own data.",
+        "",
+    ]
+    lines += [f"  {' '.join(verb):<18} {text}" for verb, (_, _, text) in VERBS.items()]
+    lines += ["", "`chiasm COMMAND --help` explains a command."]
+    if not wanted:
+        lines.insert(0, f"error: there is no command {' '.join(args[:2])!r}\n")
+    print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
+    return 0 if wanted else 2

@@ -1,0 +1,129 @@
+"""`chiasm caption`: captions for files, folders and globs."""
+
+from __future__ import annotations
+
+import glob
+import json as _json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from chiasm.data.picture import BrokenPicture
+from chiasm.data.progress import track
+from chiasm.data.rows import PICTURE_SUFFIXES
+from chiasm.errors import UserError
+from chiasm.figures import attention_figure
+from chiasm.generate import GenerateConfig
+from chiasm.predict import Caption, Predictor
+
+ROWS = 64
+
+
+def caption(
+    run: Path,
+    pictures: tuple[str, ...],
+    *,
+    mode: Literal["greedy", "sample", "beam"] = "greedy",
+    captions: int = 1,
+    beams: int = 4,
+    length_penalty: float = 1.0,
+    min_tokens: int = 1,
+    max_tokens: int | None = None,
+    no_repeat_ngram: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    json: bool = False,
+    attention: Path | None = None,
+) -> int:
+    """Write captions for pictures.
+
+    Prints a line per picture: path, confidence (geometric mean of the tokens' probabilities), caption.
+
+    Args:
+        run: the folder of a run or a bundle
+        pictures: files, folders (all pictures in them) or globs
+        mode: greedy (the likeliest token at each step), sample (at random), or beam (the likeliest text found)
+        captions: how many per picture (with sample or beam)
+        beams: texts kept at each step of a beam search
+        length_penalty: beam scores are divided by length to this power
+        min_tokens: the shortest caption
+        max_tokens: the longest caption
+        no_repeat_ngram: never write the same n tokens in a row twice
+        temperature: of sampling: below 1 is more sure, above 1 more varied
+        top_k: sample from the k likeliest tokens
+        top_p: sample from the fewest tokens that have this probability together
+        seed: of sampling
+        json: one JSON object per picture, with every token's log-probability
+        attention: draw where the decoder looked for each word: a .png file, or for several pictures a folder
+    """
+    try:
+        config = GenerateConfig(
+            mode=mode, captions=captions, beams=beams, length_penalty=length_penalty, min_tokens=min_tokens,
+            max_tokens=max_tokens, no_repeat_ngram=no_repeat_ngram, temperature=temperature, top_k=top_k, top_p=top_p,
+            seed=seed,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(str(error), "`chiasm caption --help` explains the options.") from error
+    paths = _find(pictures)
+    predictor = Predictor.load(run)
+    broken = []
+    starts = range(0, len(paths), ROWS)
+    for start in track(starts, "captioning", total=len(starts)):
+        pixels, good = [], []
+        for path in paths[start : start + ROWS]:
+            try:
+                pixels.append(predictor.read([path])[0])
+                good.append(path)
+            except BrokenPicture as error:
+                broken.append(f"{path}: {error.message}")
+        if not good:
+            continue
+        for path, pixel, text in zip(good, pixels, predictor.caption_pixels(np.stack(pixels), config), strict=True):
+            print(_as_json(path, text) if json else _as_line(path, text), flush=True)
+            if attention is not None:
+                words = [word for word, _ in text.tokens]
+                target = attention if len(paths) == 1 and attention.suffix else attention / f"{path.stem}.png"
+                attention_figure(pixel, words, predictor.attention(pixel[None], text), target)
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(paths)} pictures cannot be read:\n  " + "\n  ".join(broken),
+            "The others were captioned.",
+        )
+    return 0
+
+
+def _find(pictures: tuple[str, ...]) -> list[Path]:
+    """The files that the words on the command line mean."""
+    found: list[Path] = []
+    for word in pictures:
+        path = Path(word)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise UserError(f"The folder {word} holds no pictures", f"Known: {', '.join(PICTURE_SUFFIXES)}.")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            matches = sorted(Path(match) for match in glob.glob(word, recursive=True))
+            if not matches:
+                raise UserError(f"There is no {word}", "Name a picture, a folder, or a glob in quotes.")
+            found += matches
+    return found
+
+
+def _as_line(path: Path, caption: Caption) -> str:
+    lines = [f"{path}\t{c.confidence:.2f}\t{c.text}" for c in (caption, *caption.others)]
+    return "\n".join(lines)
+
+
+def _as_json(path: Path, caption: Caption) -> str:
+    def told(c: Caption) -> dict[str, object]:
+        tokens = [{"token": token, "log_prob": round(log_prob, 5)} for token, log_prob in c.tokens]
+        return {"caption": c.text, "confidence": round(c.confidence, 5), "complete": c.complete, "tokens": tokens}
+
+    data = {"path": str(path)} | told(caption) | {"others": [told(other) for other in caption.others]}
+    return _json.dumps(data, ensure_ascii=False)

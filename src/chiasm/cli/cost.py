@@ -1,0 +1,57 @@
+"""`chiasm cost`: what a model costs, before it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chiasm.cli.train import apply_settings
+from chiasm.cost import captioner_cost
+from chiasm.models.presets import captioner_preset
+from chiasm.train.config import DataConfig, RunConfig
+
+
+def cost(
+    preset: str = "small",
+    *,
+    batch_size: int = 128,
+    pictures: int = 10_000,
+    epochs: float = 30.0,
+    vocabulary: int = 4096,
+    text_tokens: int = 12,
+    config: Path | None = None,
+    set: tuple[str, ...] = (),
+) -> int:
+    """Parameters, FLOPs, memory and minutes of training a captioner on this machine.
+
+    FLOPs are counted, attention included; time is that of a step measured here, in seconds.
+
+    Args:
+        preset: sizes to start from: tiny, small or base
+        batch_size: pictures in a step
+        pictures: in the training split
+        epochs: how often each picture is seen
+        vocabulary: tokens of the tokenizer
+        text_tokens: tokens of a caption
+        config: a YAML or JSON file of settings, nested as a run's config.json
+        set: any setting by its path, as model.vision.width=192
+    """
+    settings = apply_settings(RunConfig(data=DataConfig(path=""), model=captioner_preset(preset)), config, set)
+    model = settings.completed(vocabulary).model
+    found = captioner_cost(model, batch_size=batch_size, text_tokens=text_tokens)
+    steps = epochs * (pictures // batch_size or 1)
+    rows = [
+        ("parameters", f"{found.parameters:,}"),
+        ("forward, one picture", f"{found.forward_flops / batch_size / 1e9:.2f} GFLOP"),
+        ("training step", f"{found.step_flops / 1e9:,.0f} GFLOP ({batch_size} pictures)"),
+        ("memory", f"{(found.state_bytes + found.activation_bytes) / 2**20:,.0f} MiB in fp32 "
+                   f"(weights, gradients, optimizer {found.state_bytes / 2**20:,.0f}; activations "
+                   f"{found.activation_bytes / 2**20:,.0f})"),
+    ]  # fmt: skip
+    for precision, seconds in found.step_seconds.items():
+        rows.append((f"{precision} step here", f"{seconds:.3f} s, {batch_size / seconds:,.0f} pictures/s, "
+                     f"{found.step_flops / seconds / 1e9:,.0f} GFLOP/s"))  # fmt: skip
+    fastest = min(found.step_seconds.values())
+    rows.append(("training", f"{fastest * steps / 60:,.1f} minutes for {pictures:,} pictures x {epochs:g} epochs "
+                 f"({steps:,.0f} steps)"))  # fmt: skip
+    print("\n".join(f"{name:<22}{value}" for name, value in rows))
+    return 0

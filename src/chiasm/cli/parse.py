@@ -1,0 +1,62 @@
+"""From a function's signature to its command line, through jsonargparse."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+def call(function: Callable[..., int | None], args: Sequence[str], program: str) -> int | None:
+    """Parse the arguments as the signature says, and call; a wrong argument ends the program with exit code 2."""
+    from jsonargparse import ArgumentParser
+
+    summary, described = _docstring(function)
+    parser = ArgumentParser(prog=program, description=summary, exit_on_error=True)
+    hints = get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        _add(parser, name, parameter, hints[name], described.get(name, ""))
+    values = parser.parse_args(list(args)).as_dict()
+    return function(**values)
+
+
+def _add(parser: Any, name: str, parameter: inspect.Parameter, hint: Any, described: str) -> None:
+    required = parameter.default is inspect.Parameter.empty
+    positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+    flag = name if positional else "--" + name.replace("_", "-")
+    options: dict[str, Any] = {"help": described}
+    if get_origin(hint) is tuple:  # several values: words side by side, as shells give them
+        options |= {"nargs": "+" if required else "*", "type": get_args(hint)[0]}
+        options |= {} if required else {"default": list(parameter.default)}
+        if not positional:
+            options["action"] = "extend"
+    elif hint is bool:
+        options |= {"action": "store_true"}
+    else:
+        options |= {"type": hint}
+        options |= {} if required else {"default": parameter.default}
+        if positional and not required:
+            options["nargs"] = "?"
+    if required and not positional:
+        options["required"] = True
+    parser.add_argument(flag, **options)
+
+
+def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The text before `Args:`, and what stands there of each parameter."""
+    summary, _, listed = (inspect.getdoc(function) or "").partition("\nArgs:\n")
+    described: dict[str, str] = {}
+    name = ""
+    for line in listed.splitlines():
+        head, colon, text = line.strip().partition(": ")
+        if colon and head.isidentifier() and line.startswith("    ") and not line.startswith("     "):
+            name, described[head] = head, text
+        elif name:
+            described[name] += " " + line.strip()
+    return summary.strip(), described
+
+
+def progress_to_stderr(text: str) -> None:
+    """A line about what is going on, apart from results, which go to stdout."""
+    print(text, file=sys.stderr, flush=True)

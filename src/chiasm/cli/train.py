@@ -1,0 +1,123 @@
+"""`chiasm train ...`: from data to a run's folder."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from chiasm import config as configs
+from chiasm.cli.parse import progress_to_stderr
+from chiasm.data.transforms import augment_for
+from chiasm.errors import UserError
+from chiasm.models.presets import captioner_preset
+from chiasm.train.config import DataConfig, RunConfig, TrainConfig
+
+
+def captioner(
+    data: str = "",
+    *,
+    out: Path,
+    preset: str = "small",
+    epochs: float | None = None,
+    minutes: float | None = None,
+    augment: Literal["none", "light", "strong"] = "light",
+    image_column: str | None = None,
+    text_column: str | None = None,
+    difficulty: Literal["lesson", "easy", "hard"] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    config: Path | None = None,
+    set: tuple[str, ...] = (),
+    track: tuple[str, ...] = (),
+    resume: bool = False,
+) -> int:
+    """Train an image captioner (picture encoder, causal decoder with cross-attention) on pictures with captions.
+
+    The folder OUT then holds bundle/ (the model), metrics.csv, curves.png, captions.jsonl, evaluation.json and card.md.
+
+    Args:
+        data: a folder, a table (CSV, TSV, JSONL, JSON, Parquet), tar shards, a Hub id, or the built-in emoji or shapes
+        out: the run's folder
+        preset: sizes to start from: tiny, small or base
+        epochs: how often each picture is seen (30 where neither this nor --minutes is given)
+        minutes: train for about this long instead
+        augment: random changes to the pictures: light suits photos, strong suits icons and drawings
+        image_column: the column that holds the pictures or their paths, where guessing fails
+        text_column: the column that holds the captions, where guessing fails
+        difficulty: of the built-in shapes
+        samples: how many of the built-in shapes
+        seed: of everything random
+        config: a YAML or JSON file of settings, nested as a run's config.json
+        set: any setting by its path, as model.vision.width=192 (see a run's config.json)
+        track: also log to tensorboard or wandb
+        resume: go on with the run in OUT where it stopped
+    """
+    from chiasm.train.run import train_captioner  # Lightning takes seconds: a mistyped setting should not wait for it
+
+    if resume:
+        settings = configs.load(RunConfig, out / "config.json")
+    else:
+        changes: dict[str, Any] = {"epochs": epochs, "minutes": minutes}
+        train = TrainConfig(
+            seed=seed,
+            augment=None if augment == "none" else augment_for(augment),
+            **{k: v for k, v in changes.items() if v is not None},
+        )
+        settings = RunConfig(
+            data=DataConfig(path=data, image_column=image_column, text_column=text_column),
+            model=captioner_preset(preset),
+            train=train,
+        )
+        shapes = {k: v for k, v in {"difficulty": difficulty, "samples": samples}.items() if v is not None}
+        settings = configs.merge(settings, {"data": {"shapes": shapes}})
+        settings = apply_settings(settings, config, set)
+        if not settings.data.path:
+            raise UserError("No data was named", "chiasm train captioner DATA --out FOLDER (try: emoji, or shapes)")
+    result = train_captioner(settings, out, resume=resume, trackers=tuple(track))
+    if not result.finished:
+        progress_to_stderr(f"stopped at step {result.step}; to go on, type:\n  {_again(out)}")
+        return 130
+    print((out / "card.md").read_text(encoding="utf-8"))
+    print(f"model      {out / 'bundle'}\ncurves     {out / 'curves.png'}\ncaptions   {out / 'captions.jsonl'}")
+    print(f"next       chiasm caption {shlex.quote(str(out))} PICTURE --attention where.png")
+    return 0
+
+
+def apply_settings(settings: RunConfig, file: Path | None, changes: tuple[str, ...] | list[str]) -> RunConfig:
+    """The settings with those of a file, then those of `--set`, in place of their own."""
+    if file is not None:
+        settings = configs.merge(settings, read_settings(file))
+    pairs = {}
+    for change in changes:
+        path, equals, value = change.partition("=")
+        if not equals:
+            raise UserError(
+                f"--set {change!r} has no value", "Write it as PATH=VALUE, for example train.batch_size=64."
+            )
+        pairs[path] = value
+    settings = configs.override(settings, pairs)
+    return replace(settings, preprocess=replace(settings.preprocess, size=settings.model.vision.size))
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings in a YAML file (JSON is YAML too)."""
+    import yaml
+
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}", "Check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not YAML: {error}", "Mend the line that it names.") from error
+    if not isinstance(data, dict):
+        raise UserError(
+            f"{file} holds no settings", "It must be nested as a run's config.json, e.g. train: {epochs: 5}."
+        )
+    return data
+
+
+def _again(out: Path) -> str:
+    return f"{shlex.quote(Path(sys.argv[0]).name)} train captioner --out {shlex.quote(str(out))} --resume"

@@ -1,0 +1,100 @@
+"""What a model costs before it is trained: parameters, FLOPs, memory, and time on this machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from chiasm.models import ModelConfig, build_model
+from chiasm.objectives import Captioning
+from chiasm.types import Batch
+
+WEIGHT_BYTES = 4 * 5
+"""Of each parameter in training: its value, its gradient, two moments of AdamW, its moving average, in fp32."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs of a model for one batch; FLOPs count a multiplication and an addition as two."""
+
+    parameters: int
+    forward_flops: int
+    step_flops: int
+    """Forward and backward."""
+    state_bytes: int
+    """Weights, gradients, optimizer and average."""
+    activation_bytes: int
+    """Tensors that the forward pass keeps for the backward pass."""
+    step_seconds: dict[str, float]
+    """By precision, measured here; empty where it was not asked for."""
+
+
+def captioner_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, measure: bool = True) -> Cost:
+    """Counted on the meta device, where attention is counted too and nothing is computed; then timed, if asked."""
+    objective = Captioning()
+    with torch.device("meta"):
+        model = build_model(config)
+        batch = example_batch(config, batch_size, text_tokens)
+        flops, forward = FlopCounterMode(display=False), FlopCounterMode(display=False)
+        kept: dict[int, int] = {}
+        held = []  # storages stay alive while they are counted, so that no address counts for two
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage.nbytes()
+            held.append(storage)
+            return tensor
+
+        weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        with flops:
+            with forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                hidden = model(batch.images, batch.ids[:, :-1])
+                loss = model.head(hidden.flatten(0, 1)).float().log_softmax(-1).sum()
+            loss.backward()
+    parameters = sum(p.numel() for p in model.parameters())
+    seconds = {}
+    if measure:
+        real, batch = build_model(config), example_batch(config, batch_size, text_tokens)
+        seconds = {p: measure_step_seconds(real, objective, batch, p, accumulate=1) for p in ("fp32", "bf16")}
+    return Cost(
+        parameters=parameters,
+        forward_flops=forward.get_total_flops(),
+        step_flops=flops.get_total_flops(),
+        state_bytes=parameters * WEIGHT_BYTES,
+        activation_bytes=sum(size for storage, size in kept.items() if storage not in weights),
+        step_seconds=seconds,
+    )
+
+
+def example_batch(config: ModelConfig, batch_size: int, text_tokens: int) -> Batch:
+    """A batch of noise and arbitrary words, of the shapes that training would see."""
+    ids = torch.full((batch_size, text_tokens), config.decoder.vocabulary - 1)
+    return Batch(
+        images=torch.randn(batch_size, 3, *config.vision.size),
+        ids=ids,
+        keep=torch.ones_like(ids, dtype=torch.bool),
+        image_ids=torch.zeros(batch_size, dtype=torch.long),
+        text_ids=torch.zeros(batch_size, dtype=torch.long),
+        keys=tuple(str(i) for i in range(batch_size)),
+    )
+
+
+def measure_step_seconds(
+    model: nn.Module, objective: Captioning, batch: Batch, precision: str, accumulate: int
+) -> float:
+    """Seconds of one forward and backward pass on a batch (median of three); the weights stay as they are."""
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        for part in batch.split(math.ceil(len(batch) / accumulate)):
+            with torch.autocast(part.images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss = objective(model, part)["loss"]
+            loss.backward()
+        times.append(time.perf_counter() - start)
+        model.zero_grad(set_to_none=True)
+    return sorted(times[1:])[1]

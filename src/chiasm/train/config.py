@@ -1,0 +1,99 @@
+"""The settings of a run: data, pictures, words, model, training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from chiasm.data.layouts import open_source
+from chiasm.data.shapes import ShapesConfig
+from chiasm.data.source import Source
+from chiasm.data.transforms import AugmentConfig, PreprocessConfig
+from chiasm.models import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the pictures and captions are, and what to do about flaws in them."""
+
+    path: str
+    image_column: str | None = None
+    text_column: str | None = None
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)
+    """For the built-in `shapes` only."""
+    max_broken_share: float = 0.05
+    """Stop where more pictures than this cannot be read."""
+    truncate: bool = False
+    """Cut captions that are longer than the model's context; otherwise they are an error."""
+
+    def open(self) -> Source:
+        """The data; UserError where they are not what can be read."""
+        return open_source(self.path, image_column=self.image_column, text_column=self.text_column, shapes=self.shapes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Words (for captions with few different ones) or byte-level BPE (knows every text)."""
+
+    units: Literal["word", "bpe"] = "word"
+    vocab_size: int = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. `steps` and `precision` are settled, and written down, before the first step."""
+
+    epochs: float = 30.0
+    minutes: float | None = None
+    """Train for about this long instead of so many epochs."""
+    steps: int | None = None
+    """Optimizer steps; overrides both."""
+    batch_size: int = 128
+    accumulate: int = 1
+    """Run each batch in this many parts: less memory, the same gradient."""
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises; it then falls along a cosine to a hundredth."""
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.998
+    """Decay per step of the moving average of the weights, which is what is validated and kept; 0 turns it off."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    augment: AugmentConfig | None = field(default_factory=AugmentConfig)
+    validate_every_epochs: float = 1.0
+    keep: Literal["best", "last"] = "best"
+    """Which weights become the bundle: those of the lowest validation loss, or the last."""
+    patience: int | None = None
+    """Stop after this many validations without a better one."""
+    workers: int = 0
+    """Processes that prepare batches; 0 is a thread, enough for pictures that fit the cache."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "learning_rate", "validate_every_epochs", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be above 0")
+        for name in ("warmup", "label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All settings of a run; `config.json` in its folder."""
+
+    data: DataConfig
+    model: ModelConfig
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def completed(self, vocabulary: int) -> RunConfig:
+        """With what the data and the model know: the vocabulary, and the pictures' size."""
+        decoder = replace(self.model.decoder, vocabulary=vocabulary)
+        return replace(
+            self,
+            model=replace(self.model, decoder=decoder),
+            preprocess=replace(self.preprocess, size=self.model.vision.size),
+        )

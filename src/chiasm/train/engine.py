@@ -1,0 +1,115 @@
+"""The training step, as a LightningModule: every step is a function of the seed and its number alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+from chiasm.errors import UserError
+from chiasm.nn import weight_decay_groups
+from chiasm.objectives import Captioning
+from chiasm.train.config import TrainConfig
+from chiasm.types import Batch
+
+
+class Engine(pl.LightningModule):
+    """Forward, backward, clip, step, average.
+
+    Nothing random is carried from step to step: dropout is seeded by (seed, step), and so are the loader's order and
+    augmentation. So a run that is killed anywhere and resumed from its last checkpoint repeats the undisturbed run to
+    the bit, without any generator's state having been saved.
+    """
+
+    def __init__(self, model: nn.Module, objective: Captioning, config: TrainConfig, total_steps: int):
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.objective = objective
+        self.config = config
+        self.total_steps = total_steps
+        self.average = [p.detach().clone() for p in model.parameters()] if config.ema_decay else []
+        self.latest: dict[str, float] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW (1711.05101), fused."""
+        groups = weight_decay_groups(self.model, self.config.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
+
+    def training_step(self, batch: Batch, _: int) -> None:
+        """One optimizer step on one batch, in `accumulate` parts whose gradients sum to the whole batch's."""
+        step = self.global_step
+        torch.manual_seed((self.config.seed << 32) + step)
+        optimizer: Any = self.optimizers()
+        rate = learning_rate(step, self.total_steps, self.config)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        sums = self._backward(batch)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self._check_finite(sums["loss"], float(norm), batch, step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._update_average(step)
+        self.latest = sums | {"learning_rate": rate, "gradient_norm": float(norm)}
+
+    def _backward(self, batch: Batch) -> dict[str, float]:
+        count = self.objective.count(batch)
+        sums: dict[str, float] = {}
+        for part in batch.split(math.ceil(len(batch) / self.config.accumulate)):
+            losses = self.objective(self.model, part)
+            self.manual_backward(losses["loss"] / count)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / count
+        return sums
+
+    def _check_finite(self, loss: float, norm: float, batch: Batch, step: int) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        keys = ", ".join(batch.keys[:8]) + (", …" if len(batch) > 8 else "")
+        raise UserError(
+            f"The loss is {loss} and the gradient's norm {norm} at step {step}; the batch held: {keys}",
+            "Nothing of this step was kept. Try a lower learning_rate, a longer warmup, or precision fp32.",
+        )
+
+    @torch.no_grad()
+    def _update_average(self, step: int) -> None:
+        if self.average:
+            decay = min(self.config.ema_decay, (1 + step) / (10 + step))  # early on, follow the weights closely
+            torch._foreach_lerp_(self.average, list(self.model.parameters()), 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode with its averaged weights, for the time of the context."""
+        parameters = list(self.model.parameters())
+        own = [p.data for p in parameters]
+        training = self.model.training
+        for parameter, value in zip(parameters, self.average or own, strict=True):
+            parameter.data = value
+        try:
+            yield self.model.eval()
+        finally:
+            for parameter, value in zip(parameters, own, strict=True):
+                parameter.data = value
+            self.model.train(training)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The averaged weights, beside what Lightning saves."""
+        checkpoint["average"] = self.average
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The averaged weights."""
+        self.average = checkpoint["average"]
+
+
+def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
+    """Linear warmup, then a cosine down to a hundredth of the peak (1608.03983, without restarts)."""
+    warmup_steps = config.warmup * total_steps
+    if step < warmup_steps:
+        return config.learning_rate * (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,0 +1,295 @@
+"""A training run from its settings to its folder: prepare, train, keep, evaluate, describe."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+import chiasm
+from chiasm import config as configs
+from chiasm.bundle import Bundle
+from chiasm.cost import measure_step_seconds
+from chiasm.data.cache import Pictures, prepare_pictures, write_quarantine
+from chiasm.data.loader import Loader
+from chiasm.errors import UserError
+from chiasm.evaluate import SplitScores, evaluate_captioner, scores_table, write_results
+from chiasm.figures import curves_figure
+from chiasm.generate import GenerateConfig
+from chiasm.models import build_model
+from chiasm.objectives import Captioning
+from chiasm.predict import Predictor
+from chiasm.text import Tokenizer
+from chiasm.train.callbacks import Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate, read_metrics
+from chiasm.train.config import RunConfig
+from chiasm.train.engine import Engine
+
+SAMPLES = 4
+TRACKERS = ("tensorboard", "wandb")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: its folder, the step reached, and the test scores if it went through."""
+
+    folder: Path
+    step: int
+    finished: bool
+    results: list[SplitScores]
+
+
+class Run:
+    """Everything of one run that is built before its first step."""
+
+    def __init__(self, config: RunConfig, folder: Path, *, resume: bool = False):
+        self.folder = folder
+        config = self._claim_folder(config, resume)
+        self.source = config.data.open()
+        train = self.source.split("train")
+        if not len(train):
+            raise UserError(f"{self.source.name} has no training pictures", self.source.understood)
+        self.tokenizer = self._tokenizer(config, resume)
+        self.config = config.completed(self.tokenizer.vocab_size)
+        self.pictures = {"train": self._pictures("train"), "val": self._pictures("val")}
+        write_quarantine([b for p in self.pictures.values() if p for b in p.broken], folder / "quarantine.jsonl")
+        torch.manual_seed(self.config.train.seed)
+        self.model = build_model(self.config.model)
+        self.objective = Captioning(label_smoothing=self.config.train.label_smoothing)
+        self.loader = self._loader("train")
+        self.val_loader = self._loader("val")
+        self._settle()
+        configs.save(self.config, folder / "config.json")
+
+    def _claim_folder(self, config: RunConfig, resume: bool) -> RunConfig:
+        """A new folder for a new run; for a resumed one, the settings that it began with."""
+        if resume:
+            return configs.load(RunConfig, self.folder / "config.json")
+        if (self.folder / "config.json").exists():
+            raise UserError(
+                f"{self.folder} holds a run already", "Go on with it (--resume), or name another folder with --out."
+            )
+        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        return config
+
+    def _tokenizer(self, config: RunConfig, resume: bool) -> Tokenizer:
+        path = self.folder / "checkpoints" / "tokenizer.json"
+        if resume:
+            return Tokenizer.load(path)
+        texts = [text for example in self.source.split("train") for text in example.texts]
+        if not texts:
+            raise UserError(f"{self.source.name} has no captions to train on", self.source.understood)
+        tokenizer = Tokenizer.train(texts, kind=config.tokenizer.units, vocab_size=config.tokenizer.vocab_size)
+        tokenizer.save(path)
+        return tokenizer
+
+    def _pictures(self, split: str) -> Pictures | None:
+        if split not in self.source.splits or not len(self.source.splits[split]):
+            return None
+        return prepare_pictures(
+            self.source.split(split),
+            self.config.preprocess,
+            name=f"{self.source.name} {split}",
+            max_broken_share=self.config.data.max_broken_share,
+        )
+
+    def _loader(self, split: str) -> Loader | None:
+        pictures, train = self.pictures[split], self.config.train
+        if pictures is None or not len(pictures.good):
+            return None
+        return Loader(
+            self.source.split(split),
+            pictures,
+            self.tokenizer,
+            preprocess=self.config.preprocess,
+            augment=train.augment if split == "train" else None,
+            batch_size=train.batch_size,
+            context=self.config.model.decoder.rules.context,
+            seed=train.seed,
+            truncate=self.config.data.truncate,
+            workers=train.workers,
+        )
+
+    def _settle(self) -> None:
+        """Fix precision and number of steps, by a measurement of two seconds where they are left open."""
+        train = self.config.train
+        assert self.loader is not None
+        precisions = ("fp32", "bf16") if train.precision == "auto" else (train.precision,)
+        steps, precision = train.steps, precisions[0]
+        if len(precisions) > 1 or (train.minutes is not None and steps is None):
+            batch = self.loader.batch(0)
+            seconds = {
+                p: measure_step_seconds(self.model, self.objective, batch, p, train.accumulate) for p in precisions
+            }
+            precision = min(seconds, key=seconds.__getitem__)
+            if steps is None and train.minutes is not None:
+                steps = max(1, int(train.minutes * 60 / (1.15 * seconds[precision])))  # the rest of a step: 15 %
+        if steps is None:
+            steps = max(1, round(train.epochs * self.loader.steps_per_epoch))
+        self.config = replace(self.config, train=replace(train, precision=precision, steps=steps))
+
+    def bundle(self, model: Any) -> Bundle:
+        """The model in its present state, with all that it needs elsewhere."""
+        return Bundle(model=model, tokenizer=self.tokenizer, preprocess=self.config.preprocess)
+
+
+class Steps:
+    """The batches of the whole run as one epoch, from the step that the trainer has reached."""
+
+    def __init__(self, run: Run, engine: Engine):
+        self.run = run
+        self.engine = engine
+
+    def __len__(self) -> int:
+        return self.engine.total_steps
+
+    def __iter__(self) -> Iterator[Any]:
+        assert self.run.loader is not None
+        return iter(self.run.loader.stream(self.engine.global_step, self.engine.total_steps))
+
+
+def train_captioner(
+    config: RunConfig, folder: Path, *, resume: bool = False, trackers: tuple[str, ...] = ()
+) -> RunResult:
+    """Train a captioner into `folder`, or go on with the run that is there; evaluates it on every test split.
+
+    UserError where data, settings or folder do not allow it, or where the loss stops being finite.
+    """
+    run = Run(config, folder, resume=resume)
+    train = run.config.train
+    assert train.steps is not None
+    engine = Engine(run.model, run.objective, train, train.steps)
+    best = folder / "checkpoints" / "best"
+    every_steps = max(1, round(train.validate_every_epochs * run.loader.steps_per_epoch)) if run.loader else 1
+
+    def keep_best() -> None:
+        with engine.averaged() as model:
+            run.bundle(model).save(best)
+
+    validate = Validate(run.val_loader, every_steps, keep_best, train.patience)
+    metrics = MetricsLog(folder / "metrics.csv", run.loader.steps_per_epoch, max(1, min(10, every_steps)))
+    stop = StopOnSignal()
+    last = folder / "checkpoints" / "last.ckpt"
+    callbacks = [validate, metrics, stop, Checkpoints(last), Bar(validate)]
+    if run.val_loader is not None:
+        callbacks.append(Samples(folder / "samples.jsonl", lambda: _samples(run), validate))
+    with _quiet():
+        trainer = pl.Trainer(
+            max_steps=train.steps,
+            max_epochs=1,
+            precision="bf16-mixed" if train.precision == "bf16" else "32-true",
+            accelerator="auto",
+            devices=1,
+            logger=_loggers(trackers, folder),
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(
+            engine, Steps(run, engine), ckpt_path=last if resume and last.exists() else None, weights_only=False
+        )
+    finished = trainer.global_step >= train.steps or (validate.since_best >= (train.patience or math.inf))
+    if not finished:
+        return RunResult(folder, trainer.global_step, False, [])
+    return RunResult(folder, trainer.global_step, True, _finish(run, engine, validate, best))
+
+
+def _samples(run: Run) -> list[dict[str, str]]:
+    """Captions of the first few validation pictures by the model as it is now."""
+    pictures = run.pictures["val"]
+    assert pictures is not None
+    chosen = pictures.good[:SAMPLES]
+    captions = Predictor(run.bundle(run.model)).caption_pixels(pictures.pixels_of(chosen), GenerateConfig())
+    examples = [run.source.split("val")[int(i)] for i in chosen]
+    return [{"key": e.key, "text": e.texts[0], "caption": c.text} for e, c in zip(examples, captions, strict=True)]
+
+
+def _finish(run: Run, engine: Engine, validate: Validate, best: Path) -> list[SplitScores]:
+    """Write the bundle, its scores and its card."""
+    folder, train = run.folder, run.config.train
+    if train.keep == "best" and best.exists():
+        bundle = Bundle.load(best)
+    else:
+        with engine.averaged() as model:
+            run.bundle(model).save(folder / "bundle")
+        bundle = Bundle.load(folder / "bundle")
+    rows = read_metrics(folder / "metrics.csv")
+    curves_figure(rows, folder / "curves.png")
+    splits = run.source.test_splits or [name for name in ("val",) if run.pictures["val"]]
+    results = evaluate_captioner(
+        Predictor(bundle), run.source, splits, GenerateConfig(), max_broken_share=run.config.data.max_broken_share
+    )
+    write_results(results, folder)
+    card = _card(run, results, rows, validate)
+    (folder / "card.md").write_text(card, encoding="utf-8")
+    replace(bundle, card=card).save(folder / "bundle")
+    return results
+
+
+def _card(run: Run, results: list[SplitScores], rows: list[dict[str, Any]], validate: Validate) -> str:
+    train = run.config.train
+    sizes = {name: len(indices) for name, indices in run.source.splits.items()}
+    broken = sum(len(p.broken) for p in run.pictures.values() if p)
+    parameters = sum(p.numel() for p in run.model.parameters())
+    minutes = rows[-1]["seconds"] / 60 if rows else 0.0
+    kept = f"the best by validation loss, of step {validate.best_step}" if train.keep == "best" else "the last"
+    lines = [
+        f"# Captioner trained on {run.source.name}",
+        "",
+        f"- data: {run.source.understood} (fingerprint {run.source.fingerprint})",
+        f"- splits: {', '.join(f'{name} {count:,}' for name, count in sizes.items())}; {broken} broken left out",
+        f"- model: {parameters:,} parameters; settings in config.json, fingerprint {configs.fingerprint(run.config)}",
+        f"- training: {train.steps:,} steps of {train.batch_size} pictures, {train.precision}, {minutes:.1f} minutes; "
+        f"weights kept: {kept}",
+        f"- chiasm {chiasm.__version__}, torch {torch.__version__}",
+        "",
+        "Scores of greedy captions, with 95 % bootstrap intervals over pictures:",
+        "",
+        scores_table(results),
+        "",
+        "exact_match: share of captions that equal one of the picture's texts. shuffled_rise: by how many nats per "
+        "token the loss rises when every picture is exchanged for another; near 0, the decoder ignores the picture.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _loggers(trackers: tuple[str, ...], folder: Path) -> list[Any]:
+    """Lightning's loggers for the experiment trackers that were asked for."""
+    loggers: list[Any] = []
+    for name in trackers:
+        if name not in TRACKERS:
+            raise UserError(f"There is no tracker {name!r}", f"Trackers: {', '.join(TRACKERS)}.")
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"{name} is not installed", f"pip install 'chiasm[{name}]'")
+        if name == "tensorboard":
+            loggers.append(pl.loggers.TensorBoardLogger(folder, name="", version="tensorboard"))
+        else:
+            loggers.append(pl.loggers.WandbLogger(name=folder.name, save_dir=folder, project="chiasm"))
+    return loggers
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's banners and tips; its errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|tensorboardX|LeafSpec|isinstance).*")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
