@@ -167,7 +167,7 @@ def test_the_contact_sheet_shows_every_split_and_survives_broken_pictures(tmp_pa
     top, left = reds.min(axis=0)
     assert pixels[top + 2, left + 64 + 12 + 2].tolist() == [211, 211, 211]
     second_row = top + 64 + 4 * 16 + 4 + 12
-    assert pixels[second_row, left].tolist() == [3, 0, 0]
+    assert pixels[second_row + 32, left + 32].tolist() == [3, 0, 0]
     assert (pixels[second_row:] == [4, 0, 0]).all(-1).sum() > 1000
 
 
