@@ -92,6 +92,11 @@ def caption(
             f"{len(broken)} of {len(paths)} pictures cannot be read:\n  " + "\n  ".join(broken),
             "The others were captioned.",
         )
+    if broken:
+        told = "\n  ".join(broken)
+        raise UserError(
+            f"{len(broken)} of {len(paths)} pictures cannot be read:\n  {told}", "The others were captioned."
+        )
     return 0
 
 

@@ -72,12 +72,11 @@ class Attention(nn.Module):
     output's, so only queries and outputs have one. A query whose keys are all masked reads zeros.
     """
 
-    def __init__(self, width: int, heads: int, *, context_width: int | None = None, dropout: float = 0.0):
+    def __init__(self, width: int, heads: int, *, context_width: int | None = None):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
-        self.dropout = dropout
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(context_width or width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
@@ -99,16 +98,12 @@ class Attention(nn.Module):
         """What each query reads from the context; `keep` is False at keys that must not be read."""
         queries = self._queries(x)
         l, n = queries.shape[2], context.keys.shape[2]
-        dropout = self.dropout if self.training else 0.0
-        if keep is None and (not causal or l in (1, n)):
-            # torch aligns is_causal to the upper left, which is ours only where queries and keys are equally many.
-            square = causal and l > 1
-            read = F.scaled_dot_product_attention(queries, *context, dropout_p=dropout, is_causal=square)
-        else:
+        mask = None
+        if keep is not None or (causal and l > 1):  # one query, aligned with the last key, sees every key
             mask = _mask(l, n, keep, causal, x.device)
-            read = F.scaled_dot_product_attention(queries, *context, attn_mask=mask, dropout_p=dropout)
-            if keep is not None:
-                read = read.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+        read = (_product if _is_short(queries, n) else F.scaled_dot_product_attention)(queries, *context, mask)
+        if keep is not None:
+            read = read.masked_fill(~mask.any(-1, keepdim=True), 0.0)
         return self.out(read.transpose(1, 2).flatten(2))
 
     def weights(
@@ -128,6 +123,22 @@ class Attention(nn.Module):
     def _queries(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b h l k"]:
         b, l, _ = x.shape
         return self.query(x).view(b, l, self.heads, -1).transpose(1, 2)
+
+
+SHORT_KEYS = 128
+"""Up to so many keys the plain product trains faster on a CPU than the fused kernel, whose backward pass is slow."""
+
+
+def _is_short(queries: Tensor, keys: int) -> bool:
+    return queries.device.type == "cpu" and queries.requires_grad and keys <= SHORT_KEYS
+
+
+def _product(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Float[Tensor, "b h l k"]:
+    """What `scaled_dot_product_attention` computes, written out; the softmax is in fp32."""
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
 
 
 def _mask(
