@@ -20,8 +20,6 @@ from lightning.pytorch.callbacks import Callback
 from chiasm.data.loader import Loader
 from chiasm.types import Batch
 
-CHECKPOINT_SECONDS = 60.0
-
 
 class Validate(Callback):
     """Score the averaged weights on the validation split every so many steps and after the last; keep the best."""
@@ -132,9 +130,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Checkpoints(Callback):
-    """`checkpoints/last.ckpt`, every minute or so, at the end, and when the run is asked to stop; written whole."""
+    """`checkpoints/last.ckpt`, every so many seconds, at the end, and when the run is asked to stop; written whole."""
 
-    def __init__(self, path: Path, every_seconds: float = CHECKPOINT_SECONDS):
+    def __init__(self, path: Path, every_seconds: float):
         self.path = path
         self.every_seconds = every_seconds
         self.saved = time.monotonic()

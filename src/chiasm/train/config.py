@@ -66,6 +66,8 @@ class TrainConfig:
     """Which weights become the bundle: those of the lowest validation loss, or the last."""
     patience: int | None = None
     """Stop after this many validations without a better one."""
+    checkpoint_every_seconds: float = 60.0
+    """The most work that a killed run loses; 0 saves after every step."""
     workers: int = 0
     """Processes that prepare batches; 0 is a thread, enough for pictures that fit the cache."""
     seed: int = 0
@@ -74,6 +76,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "accumulate", "learning_rate", "validate_every_epochs", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be above 0")
+        if self.checkpoint_every_seconds < 0:
+            raise ValueError(f"checkpoint_every_seconds is {self.checkpoint_every_seconds}, it must not be negative")
         for name in ("warmup", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 0 and below 1")
