@@ -51,7 +51,8 @@ class Bundle:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".bundle-") as scratch:
             new = Path(scratch) / "new"
             new.mkdir()
-            save_file(own_tensors(self.model), new / "model.safetensors")
+            tensors = {name: tensor.contiguous() for name, tensor in own_tensors(self.model).items()}
+            save_file(tensors, new / "model.safetensors")
             configs.save(BundleConfig(model=self.model.config, preprocess=self.preprocess), new / "config.json")
             self.tokenizer.save(new / "tokenizer.json")
             (new / "card.md").write_text(self.card, encoding="utf-8")
