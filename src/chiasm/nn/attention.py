@@ -102,7 +102,7 @@ class Attention(nn.Module):
         if keep is not None or (causal and l > 1):  # one query, aligned with the last key, sees every key
             mask = _mask(l, n, keep, causal, x.device)
         read = (_product if _is_short(queries, n) else F.scaled_dot_product_attention)(queries, *context, mask)
-        if keep is not None:
+        if mask is not None and (keep is not None or l > n):  # only then can a query have no key at all
             read = read.masked_fill(~mask.any(-1, keepdim=True), 0.0)
         return self.out(read.transpose(1, 2).flatten(2))
 
