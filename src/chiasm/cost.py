@@ -7,10 +7,9 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from chiasm.models import ModelConfig, build_model
+from chiasm.models import Model, ModelConfig, build_model
 from chiasm.objectives import Captioning
 from chiasm.types import Batch
 
@@ -84,9 +83,7 @@ def example_batch(config: ModelConfig, batch_size: int, text_tokens: int) -> Bat
     )
 
 
-def measure_step_seconds(
-    model: nn.Module, objective: Captioning, batch: Batch, precision: str, accumulate: int
-) -> float:
+def measure_step_seconds(model: Model, objective: Captioning, batch: Batch, precision: str, accumulate: int) -> float:
     """Seconds of one forward and backward pass on a batch (median of three); the weights stay as they are."""
     times = []
     for _ in range(4):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,13 +35,24 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the model said of one picture, and what was to be said."""
+
+    key: str
+    caption: str
+    confidence: float
+    texts: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True)
 class SplitScores:
     """What one split gave: scores by name, and every caption."""
 
     split: str
     pictures: int
     scores: dict[str, Estimate]
-    captions: list[dict[str, object]]
+    captions: list[Told]
     broken: tuple[Broken, ...]
 
 
@@ -87,16 +98,7 @@ def _evaluate_split(
     scores["token_loss"] = _ratio(losses, counts)
     scores["perplexity"] = Estimate(*map(math.exp, scores["token_loss"]))
     scores["shuffled_rise"] = _ratio(shuffled - losses, counts)
-    told = [
-        {
-            "key": e.key,
-            "caption": c.text,
-            "confidence": round(c.confidence, 4),
-            "texts": list(e.texts),
-            "label": e.label,
-        }
-        for e, c in zip(seen, captions, strict=True)
-    ]
+    told = [Told(e.key, c.text, round(c.confidence, 4), e.texts, e.label) for e, c in zip(seen, captions, strict=True)]
     return SplitScores(split, len(seen), scores, told, pictures.broken)
 
 
@@ -157,4 +159,4 @@ def write_results(results: Sequence[SplitScores], folder: Path) -> None:
     with (folder / "captions.jsonl").open("w", encoding="utf-8") as file:
         for result in results:
             for caption in result.captions:
-                file.write(json.dumps({"split": result.split} | caption, ensure_ascii=False) + "\n")
+                file.write(json.dumps({"split": result.split} | asdict(caption), ensure_ascii=False) + "\n")

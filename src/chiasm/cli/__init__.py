@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = next((v for v in VERBS if tuple(args[: len(v)]) == v), None)
     if verb is None:
         return _help(args)
+    # Threads that wait for each other by spinning slow training several times as soon as anything else runs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from chiasm.cli.parse import call
     from chiasm.errors import UserError
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def call(function: Callable[..., int | None], args: Sequence[str], program: str) -> int | None:
@@ -13,7 +14,7 @@ def call(function: Callable[..., int | None], args: Sequence[str], program: str)
     from jsonargparse import ArgumentParser
 
     summary, described = _docstring(function)
-    parser = ArgumentParser(prog=program, description=summary, exit_on_error=True)
+    parser = ArgumentParser(prog=program, description=summary, formatter_class=RawDescriptionHelpFormatter)
     hints = get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         _add(parser, name, parameter, hints[name], described.get(name, ""))
@@ -25,7 +26,11 @@ def _add(parser: Any, name: str, parameter: inspect.Parameter, hint: Any, descri
     required = parameter.default is inspect.Parameter.empty
     positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
     flag = name if positional else "--" + name.replace("_", "-")
-    options: dict[str, Any] = {"help": described}
+    default = parameter.default
+    told = "" if required or default in (None, False, "", ()) else f" (default: {default})"
+    options: dict[str, Any] = {"help": (described + told).replace("%", "%%")}
+    if get_origin(hint) is not Literal and hint is not bool and not positional:
+        options["metavar"] = name.split("_")[-1].upper()
     if get_origin(hint) is tuple:  # several values: words side by side, as shells give them
         options |= {"nargs": "+" if required else "*", "type": get_args(hint)[0]}
         options |= {} if required else {"default": list(parameter.default)}

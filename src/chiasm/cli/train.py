@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -55,8 +56,6 @@ def captioner(
         track: also log to tensorboard or wandb
         resume: go on with the run in OUT where it stopped
     """
-    from chiasm.train.run import train_captioner  # Lightning takes seconds: a mistyped setting should not wait for it
-
     if resume:
         settings = configs.load(RunConfig, out / "config.json")
     else:
@@ -76,9 +75,11 @@ def captioner(
         settings = apply_settings(settings, config, set)
         if not settings.data.path:
             raise UserError("No data was named", "chiasm train captioner DATA --out FOLDER (try: emoji, or shapes)")
+    from chiasm.train.run import train_captioner  # Lightning takes seconds: a mistyped setting should not wait for it
+
     result = train_captioner(settings, out, resume=resume, trackers=tuple(track))
     if not result.finished:
-        progress_to_stderr(f"stopped at step {result.step}; to go on, type:\n  {_again(out)}")
+        progress_to_stderr(f"stopped at step {result.step}; to go on, type:\n  {_again(out, track)}")
         return 130
     print((out / "card.md").read_text(encoding="utf-8"))
     print(f"model      {out / 'bundle'}\ncurves     {out / 'curves.png'}\ncaptions   {out / 'captions.jsonl'}")
@@ -119,5 +120,9 @@ def read_settings(file: Path) -> dict[str, Any]:
     return data
 
 
-def _again(out: Path) -> str:
-    return f"{shlex.quote(Path(sys.argv[0]).name)} train captioner --out {shlex.quote(str(out))} --resume"
+def _again(out: Path, track: Sequence[str]) -> str:
+    """What to type to go on: the program as it was called, be it `python -m chiasm`."""
+    called = Path(sys.argv[0])
+    program = [Path(sys.executable).name, "-m", "chiasm"] if called.name == "__main__.py" else [called.name]
+    trackers = ["--track", *track] if track else []
+    return shlex.join([*program, "train", "captioner", "--out", str(out), "--resume", *trackers])

@@ -5,7 +5,9 @@ Letters: b batch · l text length · n picture tokens · d width · v vocabulary
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -81,15 +83,18 @@ class CausalDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed = TokenEmbed(config.vocabulary, config.rules.context, config.width)
-        self.blocks = nn.ModuleList(
-            Block(
-                config.width,
-                config.heads,
-                context_width=context_width,
-                mlp_ratio=config.mlp_ratio,
-                dropout=config.dropout,
-            )
-            for _ in range(config.depth)
+        self.blocks = cast(
+            "Sequence[Block]",
+            nn.ModuleList(
+                Block(
+                    config.width,
+                    config.heads,
+                    context_width=context_width,
+                    mlp_ratio=config.mlp_ratio,
+                    dropout=config.dropout,
+                )
+                for _ in range(config.depth)
+            ),
         )
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)

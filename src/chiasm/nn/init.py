@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 
 from chiasm.nn.attention import Attention
@@ -23,7 +25,7 @@ def init_weights(model: nn.Module, depth: int) -> None:
         if isinstance(module, Attention):
             module.out.weight.data.mul_((2 * depth) ** -0.5)
         elif isinstance(module, FeedForward):
-            module[2].weight.data.mul_((2 * depth) ** -0.5)
+            cast(nn.Linear, module[2]).weight.data.mul_((2 * depth) ** -0.5)
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -71,8 +70,10 @@ def token_loss(model: Any, objective: Any, loader: Loader, rows: int = 256) -> f
 class MetricsLog(Callback):
     """`metrics.csv`: a row every few steps and at every validation; a resumed run goes on behind its checkpoint."""
 
-    COLUMNS = ("step", "epoch", "seconds", "loss", "token_loss", "val_token_loss", "learning_rate", "gradient_norm",
-               "images_per_second")  # fmt: skip
+    COLUMNS: tuple[str, ...] = (
+        "step", "epoch", "seconds", "loss", "token_loss", "val_token_loss", "learning_rate", "gradient_norm",
+        "images_per_second",
+    )  # fmt: skip
 
     def __init__(self, path: Path, steps_per_epoch: int, every_steps: int):
         self.path = path
@@ -183,10 +184,18 @@ class StopOnSignal(Callback):
 class Samples(Callback):
     """`samples.jsonl`: captions of a few validation pictures after each validation, to see it learn."""
 
-    def __init__(self, path: Path, write: Callable[[], list[dict[str, str]]], validate: Validate):
+    def __init__(self, path: Path, write: Callable[[], list[dict[str, str]]]):
         self.path = path
         self.write = write
-        self.validate = validate
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Drop the samples that a killed run wrote after its last checkpoint."""
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8") as file:
+            whole = [line for line in file if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= trainer.global_step]
+        self.path.write_text("".join(kept), encoding="utf-8")
 
     def on_train_batch_end(self, trainer: pl.Trainer, engine: Any, *_: Any) -> None:
         """Caption them if this step was validated."""

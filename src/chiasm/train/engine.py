@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from chiasm.errors import UserError
+from chiasm.models import Model
 from chiasm.nn import weight_decay_groups
 from chiasm.objectives import Captioning
 from chiasm.train.config import TrainConfig
@@ -26,7 +27,7 @@ class Engine(pl.LightningModule):
     the bit, without any generator's state having been saved.
     """
 
-    def __init__(self, model: nn.Module, objective: Captioning, config: TrainConfig, total_steps: int):
+    def __init__(self, model: Model, objective: Captioning, config: TrainConfig, total_steps: int):
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -80,10 +81,10 @@ class Engine(pl.LightningModule):
     def _update_average(self, step: int) -> None:
         if self.average:
             decay = min(self.config.ema_decay, (1 + step) / (10 + step))  # early on, follow the weights closely
-            torch._foreach_lerp_(self.average, list(self.model.parameters()), 1 - decay)
+            torch._foreach_lerp_(self.average, list(self.model.parameters()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
-    def averaged(self) -> Iterator[nn.Module]:
+    def averaged(self) -> Iterator[Model]:
         """The model in evaluation mode with its averaged weights, for the time of the context."""
         parameters = list(self.model.parameters())
         own = [p.data for p in parameters]

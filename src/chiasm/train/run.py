@@ -14,22 +14,21 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-import chiasm
 from chiasm import config as configs
 from chiasm.bundle import Bundle
 from chiasm.cost import measure_step_seconds
 from chiasm.data.cache import Pictures, prepare_pictures, write_quarantine
 from chiasm.data.loader import Loader
 from chiasm.errors import UserError
-from chiasm.evaluate import SplitScores, evaluate_captioner, scores_table, write_results
-from chiasm.figures import curves_figure
+from chiasm.evaluate import SplitScores
 from chiasm.generate import GenerateConfig
 from chiasm.models import build_model
 from chiasm.objectives import Captioning
 from chiasm.predict import Predictor
 from chiasm.text import Tokenizer
-from chiasm.train.callbacks import Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate, read_metrics
+from chiasm.train.callbacks import Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
 from chiasm.train.config import RunConfig
 from chiasm.train.engine import Engine
 
@@ -64,7 +63,9 @@ class Run:
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
         self.objective = Captioning(label_smoothing=self.config.train.label_smoothing)
-        self.loader = self._loader("train")
+        loader = self._loader("train")
+        assert loader is not None  # `prepare_pictures` does not let a split without readable pictures pass
+        self.loader = loader
         self.val_loader = self._loader("val")
         self._settle()
         configs.save(self.config, folder / "config.json")
@@ -121,7 +122,6 @@ class Run:
     def _settle(self) -> None:
         """Fix precision and number of steps, by a measurement of two seconds where they are left open."""
         train = self.config.train
-        assert self.loader is not None
         precisions = ("fp32", "bf16") if train.precision == "auto" else (train.precision,)
         steps, precision = train.steps, precisions[0]
         if len(precisions) > 1 or (train.minutes is not None and steps is None):
@@ -152,7 +152,6 @@ class Steps:
         return self.engine.total_steps
 
     def __iter__(self) -> Iterator[Any]:
-        assert self.run.loader is not None
         return iter(self.run.loader.stream(self.engine.global_step, self.engine.total_steps))
 
 
@@ -168,7 +167,7 @@ def train_captioner(
     assert train.steps is not None
     engine = Engine(run.model, run.objective, train, train.steps)
     best = folder / "checkpoints" / "best"
-    every_steps = max(1, round(train.validate_every_epochs * run.loader.steps_per_epoch)) if run.loader else 1
+    every_steps = max(1, round(train.validate_every_epochs * run.loader.steps_per_epoch))
 
     def keep_best() -> None:
         with engine.averaged() as model:
@@ -180,7 +179,7 @@ def train_captioner(
     last = folder / "checkpoints" / "last.ckpt"
     callbacks = [validate, metrics, stop, Checkpoints(last, train.checkpoint_every_seconds), Bar(validate)]
     if run.val_loader is not None:
-        callbacks.append(Samples(folder / "samples.jsonl", lambda: _samples(run), validate))
+        callbacks.append(Samples(folder / "samples.jsonl", lambda: _samples(run)))
     with _quiet():
         trainer = pl.Trainer(
             max_steps=train.steps,
@@ -195,13 +194,17 @@ def train_captioner(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(
-            engine, Steps(run, engine), ckpt_path=last if resume and last.exists() else None, weights_only=False
-        )
+        try:
+            trainer.fit(
+                engine, Steps(run, engine), ckpt_path=last if resume and last.exists() else None, weights_only=False
+            )
+        except SystemExit as error:  # what Lightning makes of a second Ctrl-C
+            raise KeyboardInterrupt from error
     finished = trainer.global_step >= train.steps or (validate.since_best >= (train.patience or math.inf))
     if not finished:
         return RunResult(folder, trainer.global_step, False, [])
-    return RunResult(folder, trainer.global_step, True, _finish(run, engine, validate, best))
+    results = describe_outcome(run, _kept(run, engine, best), validate.best_step)
+    return RunResult(folder, trainer.global_step, True, results)
 
 
 def _samples(run: Run) -> list[dict[str, str]]:
@@ -214,53 +217,13 @@ def _samples(run: Run) -> list[dict[str, str]]:
     return [{"key": e.key, "text": e.texts[0], "caption": c.text} for e, c in zip(examples, captions, strict=True)]
 
 
-def _finish(run: Run, engine: Engine, validate: Validate, best: Path) -> list[SplitScores]:
-    """Write the bundle, its scores and its card."""
-    folder, train = run.folder, run.config.train
-    if train.keep == "best" and best.exists():
-        bundle = Bundle.load(best)
-    else:
-        with engine.averaged() as model:
-            run.bundle(model).save(folder / "bundle")
-        bundle = Bundle.load(folder / "bundle")
-    rows = read_metrics(folder / "metrics.csv")
-    curves_figure(rows, folder / "curves.png")
-    splits = run.source.test_splits or [name for name in ("val",) if run.pictures["val"]]
-    results = evaluate_captioner(
-        Predictor(bundle), run.source, splits, GenerateConfig(), max_broken_share=run.config.data.max_broken_share
-    )
-    write_results(results, folder)
-    card = _card(run, results, rows, validate)
-    (folder / "card.md").write_text(card, encoding="utf-8")
-    replace(bundle, card=card).save(folder / "bundle")
-    return results
-
-
-def _card(run: Run, results: list[SplitScores], rows: list[dict[str, Any]], validate: Validate) -> str:
-    train = run.config.train
-    sizes = {name: len(indices) for name, indices in run.source.splits.items()}
-    broken = sum(len(p.broken) for p in run.pictures.values() if p)
-    parameters = sum(p.numel() for p in run.model.parameters())
-    minutes = rows[-1]["seconds"] / 60 if rows else 0.0
-    kept = f"the best by validation loss, of step {validate.best_step}" if train.keep == "best" else "the last"
-    lines = [
-        f"# Captioner trained on {run.source.name}",
-        "",
-        f"- data: {run.source.understood} (fingerprint {run.source.fingerprint})",
-        f"- splits: {', '.join(f'{name} {count:,}' for name, count in sizes.items())}; {broken} broken left out",
-        f"- model: {parameters:,} parameters; settings in config.json, fingerprint {configs.fingerprint(run.config)}",
-        f"- training: {train.steps:,} steps of {train.batch_size} pictures, {train.precision}, {minutes:.1f} minutes; "
-        f"weights kept: {kept}",
-        f"- chiasm {chiasm.__version__}, torch {torch.__version__}",
-        "",
-        "Scores of greedy captions, with 95 % bootstrap intervals over pictures:",
-        "",
-        scores_table(results),
-        "",
-        "exact_match: share of captions that equal one of the picture's texts. shuffled_rise: by how many nats per "
-        "token the loss rises when every picture is exchanged for another; near 0, the decoder ignores the picture.",
-    ]
-    return "\n".join(lines) + "\n"
+def _kept(run: Run, engine: Engine, best: Path) -> Bundle:
+    """The weights that the run keeps, as `train.keep` says."""
+    if run.config.train.keep == "best" and best.exists():
+        return Bundle.load(best)
+    with engine.averaged() as model:
+        run.bundle(model).save(run.folder / "bundle")
+    return Bundle.load(run.folder / "bundle")
 
 
 def _loggers(trackers: tuple[str, ...], folder: Path) -> list[Any]:
@@ -272,9 +235,9 @@ def _loggers(trackers: tuple[str, ...], folder: Path) -> list[Any]:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"{name} is not installed", f"pip install 'chiasm[{name}]'")
         if name == "tensorboard":
-            loggers.append(pl.loggers.TensorBoardLogger(folder, name="", version="tensorboard"))
+            loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
         else:
-            loggers.append(pl.loggers.WandbLogger(name=folder.name, save_dir=folder, project="chiasm"))
+            loggers.append(WandbLogger(name=folder.name, save_dir=folder, project="chiasm"))
     return loggers
 
 
