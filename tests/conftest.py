@@ -2,14 +2,11 @@
 
 import os
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-
+import pytest
 from jaxtyping import install_import_hook
 
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 install_import_hook("chiasm", "beartype.beartype")
-
-import pytest
-import torch
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +15,8 @@ def make_captioner():
 
     Its weights are larger than at the start of training, so that pictures and words matter to its logits.
     """
+    import torch
+
     from chiasm.models import CaptionerConfig, build_model
     from chiasm.models.language import DecoderConfig, TextRules
     from chiasm.models.vision import VitConfig
@@ -39,6 +38,7 @@ def make_captioner():
 @pytest.fixture(scope="session")
 def make_images():
     """A function that draws noise as pictures, equal for equal seeds."""
+    import torch
 
     def make(pictures, size=(16, 16), seed=0):
         return torch.randn(pictures, 3, *size, generator=torch.Generator().manual_seed(seed))
