@@ -19,7 +19,7 @@ def call(function: Callable[..., int | None], args: Sequence[str], program: str)
     for name, parameter in inspect.signature(function).parameters.items():
         _add(parser, name, parameter, hints[name], described.get(name, ""))
     values = parser.parse_args(list(args)).as_dict()
-    return function(**values)
+    return function(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
 def _add(parser: Any, name: str, parameter: inspect.Parameter, hint: Any, described: str) -> None:
@@ -60,8 +60,3 @@ def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
         elif name:
             described[name] += " " + line.strip()
     return summary.strip(), described
-
-
-def progress_to_stderr(text: str) -> None:
-    """A line about what is going on, apart from results, which go to stdout."""
-    print(text, file=sys.stderr, flush=True)

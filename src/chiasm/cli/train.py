@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chiasm import config as configs
-from chiasm.cli.parse import progress_to_stderr
 from chiasm.data.transforms import augment_for
 from chiasm.errors import UserError
 from chiasm.models.presets import captioner_preset
@@ -77,9 +76,9 @@ def captioner(
             raise UserError("No data was named", "chiasm train captioner DATA --out FOLDER (try: emoji, or shapes)")
     from chiasm.train.run import train_captioner  # Lightning takes seconds: a mistyped setting should not wait for it
 
-    result = train_captioner(settings, out, resume=resume, trackers=tuple(track))
+    result = train_captioner(settings, out, resume=resume, trackers=track)
     if not result.finished:
-        progress_to_stderr(f"stopped at step {result.step}; to go on, type:\n  {_again(out, track)}")
+        print(f"stopped at step {result.step}; to go on, type:\n  {_again(out, track)}", file=sys.stderr)
         return 130
     print((out / "card.md").read_text(encoding="utf-8"))
     print(f"model      {out / 'bundle'}\ncurves     {out / 'curves.png'}\ncaptions   {out / 'captions.jsonl'}")
@@ -87,7 +86,7 @@ def captioner(
     return 0
 
 
-def apply_settings(settings: RunConfig, file: Path | None, changes: tuple[str, ...] | list[str]) -> RunConfig:
+def apply_settings(settings: RunConfig, file: Path | None, changes: Sequence[str]) -> RunConfig:
     """The settings with those of a file, then those of `--set`, in place of their own."""
     if file is not None:
         settings = configs.merge(settings, read_settings(file))

@@ -183,7 +183,7 @@ def train_captioner(
     with _quiet():
         trainer = pl.Trainer(
             max_steps=train.steps,
-            max_epochs=1,
+            max_epochs=-1,  # a stopped run counts as an epoch, and its resumption as another
             precision="bf16-mixed" if train.precision == "bf16" else "32-true",
             accelerator="auto",
             devices=1,
