@@ -31,6 +31,7 @@ from chiasm.text import Tokenizer
 from chiasm.train.callbacks import Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
 from chiasm.train.config import RunConfig
 from chiasm.train.engine import Engine
+from chiasm.train.outcome import describe_outcome
 
 SAMPLES = 4
 TRACKERS = ("tensorboard", "wandb")
@@ -162,6 +163,7 @@ def train_captioner(
 
     UserError where data, settings or folder do not allow it, or where the loss stops being finite.
     """
+    loggers = _loggers(trackers, folder)
     run = Run(config, folder, resume=resume)
     train = run.config.train
     assert train.steps is not None
@@ -187,7 +189,7 @@ def train_captioner(
             precision="bf16-mixed" if train.precision == "bf16" else "32-true",
             accelerator="auto",
             devices=1,
-            logger=_loggers(trackers, folder),
+            logger=loggers,
             callbacks=callbacks,
             enable_checkpointing=False,
             enable_progress_bar=False,
