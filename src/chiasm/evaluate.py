@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from chiasm.data.cache import Broken, Pictures, prepare_pictures
-from chiasm.data.progress import track
 from chiasm.data.source import Source
 from chiasm.data.transforms import normalize
 from chiasm.errors import UserError
 from chiasm.generate import GenerateConfig
 from chiasm.metrics import bootstrap_interval, caption_scores
 from chiasm.predict import Caption, Predictor
+from chiasm.progress import track
 from chiasm.types import Example
 
 SHUFFLE_SEED = 0

@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 
 from chiasm.data.picture import BrokenPicture
-from chiasm.data.progress import track
 from chiasm.data.rows import PICTURE_SUFFIXES
 from chiasm.errors import UserError
 from chiasm.figures import attention_figure
 from chiasm.generate import GenerateConfig
 from chiasm.predict import Caption, Predictor
+from chiasm.progress import track
 
 ROWS = 64
 

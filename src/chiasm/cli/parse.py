@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from chiasm.data.columns import Columns, Wanted, choose_columns
 from chiasm.data.lookup import PictureLookup
-from chiasm.data.progress import track, waiting
 from chiasm.data.rows import Reading, Row, Stored, canonical_split, file_stamp, split_in_name
 from chiasm.data.tables import make_row, picture_name
 from chiasm.errors import UserError
+from chiasm.progress import track, waiting
 from chiasm.types import Picture
 
 if TYPE_CHECKING:

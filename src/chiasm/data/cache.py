@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from chiasm import config
 from chiasm.data.picture import BrokenPicture
 from chiasm.data.transforms import PreprocessConfig, read_pixels
 from chiasm.errors import UserError
+from chiasm.progress import counting
 from chiasm.types import Example, Picture
 
 LIMIT_BYTES = 8 * 2**30
@@ -139,7 +140,7 @@ class _Entry:
 def _fingerprint(examples: Sequence[Example], preprocess: PreprocessConfig, stored: bool) -> str:
     digest = hashlib.blake2b(digest_size=12)
     digest.update(repr((FORMAT, PIL.__version__, config.fingerprint(preprocess), stored)).encode())
-    with progress("Checking pictures", len(examples)) as advance:
+    with counting("Checking pictures", len(examples)) as advance:
         for example in examples:
             digest.update(repr((example.key, *_identity(example.image))).encode("utf-8", "backslashreplace"))
             advance(1)
@@ -175,7 +176,7 @@ def _valid_entry(path: Path) -> _Entry | None:
 
 def _file_crc32(path: Path) -> int:
     crc = 0
-    with path.open("rb") as file, progress("Checking pixels", path.stat().st_size) as advance:
+    with path.open("rb") as file, counting("Checking pixels", path.stat().st_size) as advance:
         while chunk := file.read(2**22):
             crc = zlib.crc32(chunk, crc)
             advance(len(chunk))
@@ -222,7 +223,7 @@ def _replacing(path: Path, wanted: bool = True) -> Iterator[Path]:
 def _blocks(
     examples: Sequence[Example], preprocess: PreprocessConfig
 ) -> Iterator[tuple[UInt8[np.ndarray, "b height width 3"], list[Broken]]]:
-    with ThreadPoolExecutor(_threads()) as pool, progress("Reading pictures", len(examples)) as advance:
+    with ThreadPoolExecutor(_threads()) as pool, counting("Reading pictures", len(examples)) as advance:
         for start in range(0, len(examples), BLOCK):
             # Examples are made here, in one thread: a source need not be safe with several. Pillow frees the GIL.
             part = [examples[row] for row in range(start, min(start + BLOCK, len(examples)))]
@@ -277,15 +278,3 @@ def _check_share(pictures: Pictures, name: str, max_broken_share: float) -> None
     if len(broken) < total:
         hint += f", or go on without them: --max-broken-share {math.ceil(100 * len(broken) / total) / 100}"
     raise UserError(f"{len(broken)} of the {total} pictures of {name} cannot be read ({first})", f"{hint}.")
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left, on a terminal only; yields the function that advances it."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda steps: bar.advance(task, steps)

@@ -16,8 +16,8 @@ from PIL import Image
 
 from chiasm.data.findings import Broken, Findings, Place, Spread
 from chiasm.data.picture import BrokenPicture, read_picture
-from chiasm.data.progress import track
 from chiasm.data.source import Source
+from chiasm.progress import track
 from chiasm.types import Example, Picture
 
 WORD = re.compile(r"\w+|[^\w\s]")

@@ -14,9 +14,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from chiasm.data.cache import Pictures, progress
+from chiasm.data.cache import Pictures
 from chiasm.data.transforms import AugmentConfig, PreprocessConfig, augment, standardize, unit_images
 from chiasm.errors import UserError
+from chiasm.progress import counting
 from chiasm.text.tokenizer import PAD, Tokenizer
 from chiasm.types import Batch, Example
 
@@ -139,7 +140,7 @@ class _Tokens:
         texts = list(dict.fromkeys(text for example in examples for text in example.texts))
         parts: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
-        with progress("Tokenising", len(texts)) as advance:
+        with counting("Tokenising", len(texts)) as advance:
             for start in range(0, len(texts), CHUNK):
                 chunk = texts[start : start + CHUNK]
                 try:

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from chiasm.data.columns import Wanted, choose_columns, label_text, texts_in
-from chiasm.data.progress import track
 from chiasm.data.rows import PICTURE_SUFFIXES, Reading, Row, Stored, file_stamp, split_in_name
 from chiasm.data.tables import make_row
 from chiasm.errors import UserError
+from chiasm.progress import track
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -215,8 +214,7 @@ class Bar(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, engine: Any) -> None:
         """Show it."""
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
         columns = (
             TextColumn("training"),
@@ -225,9 +223,7 @@ class Bar(Callback):
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.description}"),
         )
-        self.progress = Progress(
-            *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), speed_estimate_period=60
-        )
+        self.progress = progress_bar(*columns)
         self.task = self.progress.add_task("", total=engine.total_steps, completed=trainer.global_step)
         self.progress.start()
 
