@@ -45,6 +45,8 @@ def from_dict(kind: Any, data: Any, path: str = "") -> Any:
         inner = [args[0]] * len(data) if args[-1] is Ellipsis else args
         return tuple(from_dict(t, item, f"{path}.{i}") for i, (t, item) in enumerate(zip(inner, data, strict=True)))
     if origin is dict:
+        if not isinstance(data, dict):
+            raise UserError(f"{path or 'value'} is {data!r}", f"It must be an object that fits {kind}.")
         return {key: from_dict(args[1], item, f"{path}.{key}") for key, item in data.items()}
     return _scalar(kind, data, path)
 
@@ -73,9 +75,9 @@ def _merged(old: Any, new: dict[str, Any], path: str) -> dict[str, Any]:
     result = dict(old)
     for name, value in new.items():
         here = f"{path}.{name}".lstrip(".")
-        if name not in old:
+        if name not in old and TAG in old:  # a plain dictionary takes any key
             raise _unknown(here, old)
-        result[name] = _merged(old[name], value, here) if isinstance(value, dict) else value
+        result[name] = _merged(old.get(name), value, here) if isinstance(value, dict) else value
     return result
 
 
