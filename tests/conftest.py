@@ -2,11 +2,14 @@
 
 import os
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 install_import_hook("chiasm", "beartype.beartype")
+hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
