@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from chiasm.data.loader import Loader
+from chiasm.progress import progress_bar
 from chiasm.types import Batch
 
 
@@ -209,21 +210,19 @@ class Bar(Callback):
     """A progress bar with the time left, the loss and the speed; silent where stderr is no terminal."""
 
     def __init__(self, validate: Validate):
-        self.validate = validate
-        self.started = time.monotonic()
-
-    def on_train_start(self, trainer: pl.Trainer, engine: Any) -> None:
-        """Show it."""
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-        columns = (
+        self.validate = validate
+        self.progress = progress_bar(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.description}"),
         )
-        self.progress = progress_bar(*columns)
+
+    def on_train_start(self, trainer: pl.Trainer, engine: Any) -> None:
+        """Show it."""
         self.task = self.progress.add_task("", total=engine.total_steps, completed=trainer.global_step)
         self.progress.start()
 
