@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def curves_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
         if points:
             axes[0, 0].plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
     axes[0, 0].set(xlabel="step", ylabel="loss per token, nats")
-    axes[0, 0].legend(frameon=False)
+    if axes[0, 0].lines:
+        axes[0, 0].legend(frameon=False)
     points = [(row["step"], row["learning_rate"]) for row in rows if row.get("learning_rate") is not None]
     if points:
         axes[0, 1].plot(*zip(*points, strict=True), color="tab:gray")
@@ -48,7 +50,7 @@ def attention_figure(
         axis.imshow(
             seen, cmap="inferno", alpha=0.65, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bicubic"
         )
-        axis.set_title(word, fontsize=10)
+        axis.set_title(word, fontsize=10, parse_math=False)
     _save(figure, path)
 
 
@@ -63,7 +65,9 @@ def gallery_figure(
     for place, (axis, picture, caption) in enumerate(zip(axes.ravel(), pictures, captions, strict=False)):
         axis.imshow(picture)
         text = "\n".join("\n".join(textwrap.wrap(line, 22)) for line in caption.split("\n"))
-        axis.set_title(text, fontsize=7, y=-0.02, va="top", color=colours[place] if colours else "black")
+        axis.set_title(
+            text, fontsize=7, y=-0.02, va="top", color=colours[place] if colours else "black", parse_math=False
+        )
     _save(figure, path)
 
 
@@ -76,4 +80,8 @@ def _subplots(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any,
 
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from font"
+        )  # it draws a box; the text is in the files
+        figure.savefig(path, dpi=110)

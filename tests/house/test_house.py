@@ -52,3 +52,10 @@ def test_documents_name_real_commands_and_files(document):
             assert (ROOT / script).exists(), line
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert ((ROOT / document).parent / target).exists(), target
+
+
+def test_the_commands_page_is_up_to_date():
+    code = "import runpy; page = runpy.run_path('docs/build.py'); print(page['commands_page']())"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert result.stdout.strip() == page.strip(), "run `make docs`"
