@@ -77,7 +77,7 @@ def beam_search(
         return []
     rules, k, device = writer.rules, config.beams, images.device
     longest = min(config.max_tokens or rules.context, rules.context - 2)
-    finished = [Finished(k) for _ in range(len(images))]
+    finished = [Finished(config.captions) for _ in range(len(images))]
     beams = Beams(
         going=list(range(len(images))),
         scores=torch.full((len(images), k), -torch.inf, device=device),
@@ -139,9 +139,9 @@ def _finish(
     """Keep the texts that end here, of those that are among the best `k` continuations."""
     for place, rank in (tokens[:, : config.beams] == eot).nonzero().tolist():
         row = int(rows[place, rank])
-        total = float(beams.scores.flatten()[row])
-        if total > -torch.inf:
-            text = beams.text(row, float(log_probs[row, eot]), eot)
+        end = float(log_probs[row, eot])
+        if float(beams.scores.flatten()[row]) + end > -torch.inf:  # more beams than choices: some are none
+            text = beams.text(row, end, eot)
             score = sum(text.log_probs) / len(text.log_probs) ** config.length_penalty
             finished[beams.going[place]].add(score, text)
 

@@ -37,13 +37,13 @@ class GenerateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (("captions", self.captions), ("beams", self.beams), ("max_tokens", self.max_tokens or 1)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, it must be at least 1")
+        least = {"captions": 1, "beams": 1, "max_tokens": 1, "top_k": 1, "min_tokens": 0, "no_repeat_ngram": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"{name} is {value}, it must be at least {low}")
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}, it must be above 0 (for the likeliest text: greedy)")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}, it must be at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}, it must be above 0 and at most 1")
         if self.mode == "greedy" and self.captions > 1:
@@ -81,7 +81,10 @@ def repeated_ngrams(written: Int[Tensor, "r t"], n: int) -> list[tuple[int, int]
 def forbid(
     logits: Float[Tensor, "r v"], written: Int[Tensor, "r t"], rules: TextRules, config: GenerateConfig
 ) -> Float[Tensor, "r v"]:
-    """fp32 logits with -inf where a token may not come next: pad and BOS, an early end, a repeated n-gram."""
+    """fp32 logits with -inf where a token may not come next: pad and BOS, an early end, a repeated n-gram.
+
+    Where no token is left, the text ends, early or not.
+    """
     logits = logits.float()
     logits[:, [rules.pad, rules.bos]] = -torch.inf
     if written.shape[1] < config.min_tokens:
@@ -91,4 +94,5 @@ def forbid(
         if pairs:
             rows, tokens = torch.tensor(pairs, device=logits.device).T
             logits[rows, tokens] = -torch.inf
+            logits[logits.isneginf().all(-1), rules.eot] = 0.0
     return logits

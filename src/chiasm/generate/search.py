@@ -32,7 +32,7 @@ class Token:
 def generate(writer: Writer, images: Float[Tensor, "b c height width"], config: GenerateConfig) -> list[list[Written]]:
     """For each picture, `config.captions` texts, best first.
 
-    Log-probabilities are the model's own, before temperature and filters.
+    Log-probabilities are the model's own over the tokens that may come next, before temperature and filters.
     """
     if config.mode == "beam" and config.beams > 1:  # one beam is greedy writing
         return beam_search(writer, images, config)
