@@ -7,6 +7,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 install_import_hook("chiasm", "beartype.beartype")
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("patient")
@@ -45,5 +46,68 @@ def make_images():
 
     def make(pictures, size=(16, 16), seed=0):
         return torch.randn(pictures, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def scripted():
+    """A function that builds a writer whose next-token logits are a function of the picture's number and the tokens.
+
+    It counts the rows of each of its steps; `numbered(n)` are its pictures 0 to n - 1.
+    """
+    import torch
+
+    from chiasm.models import Writer
+    from chiasm.models.language import TextRules
+
+    class Scripted(Writer):
+        def __init__(self, logits, context):
+            self.logits = logits
+            self.rows = []
+            self._rules = TextRules(context=context)
+
+        @property
+        def rules(self):
+            return self._rules
+
+        def start(self, images, beams=1):
+            return [(int(image.flatten()[0]), ()) for image in images for _ in range(beams)]
+
+        def step(self, ids, draft):
+            self.rows.append(len(draft))
+            draft[:] = [(picture, (*seen, i)) for (picture, seen), i in zip(draft, ids.tolist(), strict=True)]
+            return torch.stack([self.logits(picture, seen[1:]).clone() for picture, seen in draft])
+
+        def reorder(self, draft, rows):
+            draft[:] = [draft[row] for row in rows.tolist()]
+
+    def numbered(pictures):
+        return torch.arange(float(pictures)).view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+
+    def make(logits, context=12):
+        writer = Scripted(logits, context)
+        return writer, numbered
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def babble():
+    """A function from a seed to logits of four words (ids 3 to 6) at random, equal for equal pictures and tokens."""
+    import torch
+
+    def make(seed, vocabulary=7, end=0.0):
+        known = {}
+
+        def logits(picture, tokens):
+            if (picture, tokens) not in known:
+                generator = torch.Generator().manual_seed(hash((seed, picture, tokens)) % 2**63)
+                drawn = 1.5 * torch.randn(vocabulary, generator=generator)
+                drawn[2] += end
+                known[picture, tokens] = drawn
+            return known[picture, tokens]
+
+        return logits
 
     return make
