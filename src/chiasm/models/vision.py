@@ -37,14 +37,16 @@ class VitConfig:
 
     def __post_init__(self) -> None:
         _check_size(self.size, self.patch_pixels)
-        if self.width % self.heads:
+        if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.width % 4:
             raise ValueError(f"width {self.width} is not a multiple of 4, which 2-D positions need")
-        if self.stem == "conv" and math.log2(self.patch_pixels) % 1:
+        if self.stem == "conv" and (self.patch_pixels < 2 or math.log2(self.patch_pixels) % 1):
             raise ValueError(
-                f"a conv stem halves the picture, so patch_pixels is a power of 2, not {self.patch_pixels}"
+                f"a conv stem halves the picture, so patch_pixels is a power of 2 from 2 on, not {self.patch_pixels}"
             )
+        if self.stem == "conv" and self.width % 8:
+            raise ValueError(f"width {self.width} is not a multiple of 8, which a conv stem's group norms need")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +197,7 @@ class Pooling(nn.Module):
 
 
 def _check_size(size: tuple[int, int], patch_pixels: int) -> None:
-    if min(size) < 1 or any(side % patch_pixels for side in size):
+    if patch_pixels < 1 or min(size) < 1 or any(side % patch_pixels for side in size):
         raise ValueError(
             f"a picture of {size[0]} x {size[1]} pixels is not a whole number of {patch_pixels}-pixel patches"
         )

@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, *, context_width: int | None = None):
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
         self.query = nn.Linear(width, width)
