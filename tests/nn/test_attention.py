@@ -214,6 +214,7 @@ def test_keys_and_values_have_no_bias_since_it_would_be_inert():
     assert names == {"query.weight", "query.bias", "key_value.weight", "out.weight", "out.bias"}
 
 
-def test_a_width_that_heads_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match="width 8 is not a multiple of heads 3"):
-        Attention(8, 3)
+@pytest.mark.parametrize("heads", [3, 0])
+def test_a_width_that_heads_do_not_divide_is_refused(heads):
+    with pytest.raises(ValueError, match=f"width 8 is not a multiple of heads {heads}"):
+        Attention(8, heads)

@@ -1,0 +1,110 @@
+"""The decoder: what it may see, what it must refuse, and where it says it looked."""
+
+import pytest
+import torch
+
+from chiasm.models.language import CausalDecoder, DecoderConfig, TextRules
+from chiasm.types import Encoded
+
+CONFIG = DecoderConfig(width=16, depth=2, heads=2, vocabulary=11, rules=TextRules(context=9))
+
+
+def make(seed=0):
+    torch.manual_seed(seed)
+    decoder = CausalDecoder(CONFIG, context_width=6).eval()
+    for parameter in decoder.parameters():
+        if parameter.ndim >= 2:
+            parameter.data.mul_(4)
+    return decoder
+
+
+def context(rows=3, keep=False):
+    generator = torch.Generator().manual_seed(1)
+    kept = torch.rand(rows, 5, generator=generator) < 0.6 if keep else None
+    return Encoded(tokens=torch.randn(rows, 5, 6, generator=generator), keep=kept)
+
+
+def texts(length=8, rows=3):
+    return torch.randint(3, 11, (rows, length), generator=torch.Generator().manual_seed(2))
+
+
+def test_a_token_sees_itself_and_what_lies_before_it():
+    decoder, ids = make(), texts()
+    before = decoder(ids, context())
+    for place in range(8):
+        changed = ids.clone()
+        changed[:, place] = (ids[:, place] - 3 + 1) % 8 + 3
+        same = (decoder(changed, context()) == before).all(-1)
+        assert same[:, :place].all() and not same[:, place:].any()
+
+
+def test_masked_context_leaves_no_trace():
+    decoder, kept = make(), context(keep=True)
+    loud = Encoded(tokens=kept.tokens.masked_fill(~kept.keep[..., None], 1e3), keep=kept.keep)
+    assert torch.equal(decoder(texts(), kept), decoder(texts(), loud))
+
+
+def test_the_output_layer_is_the_token_table():
+    decoder = make()
+    assert decoder.head.weight is decoder.embed.tokens.weight
+    hidden = torch.randn(2, 16)
+    torch.testing.assert_close(decoder.head(hidden), hidden @ decoder.embed.tokens.weight.T)
+
+
+def test_a_text_beyond_the_context_is_refused_in_one_piece_and_in_steps():
+    decoder = make()
+    decoder(texts(9), context())
+    with pytest.raises(ValueError, match="10 tokens does not fit a context of 9"):
+        decoder(texts(10), context())
+    draft = decoder.start(context(), 1)
+    with torch.no_grad():
+        decoder.step(texts(9), draft)
+        with pytest.raises(ValueError, match="10 tokens does not fit a context of 9"):
+            decoder.step(texts(1), draft)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_maps_are_the_weights_with_which_the_forward_pass_read(keep):
+    decoder, ids, seen = make(), texts(), context(keep=keep)
+    wanted = []
+    hooks = [
+        block.attend_cross.register_forward_pre_hook(
+            lambda attention, args, kwargs: wanted.append(attention.weights(*args, **kwargs)), with_kwargs=True
+        )
+        for block in decoder.blocks
+    ]
+    decoder(ids, seen)
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(decoder.attention_maps(ids, seen), torch.stack(wanted, 1))
+
+
+def test_a_draft_selects_pictures_with_their_masks():
+    decoder, seen = make(), context(keep=True)
+    with torch.no_grad():
+        draft = decoder.start(seen, beams=2)
+        decoder.step(texts(1, rows=6), draft)
+        draft.select(torch.tensor([5, 4, 0, 0]))
+        got = decoder.step(texts(1, rows=4), draft)
+    assert torch.equal(draft.context_keep, seen.keep[[2, 0]])
+    whole = torch.cat([texts(1, rows=6)[[5, 4, 0, 0]], texts(1, rows=4)], 1)
+    chosen = [2, 2, 0, 0]
+    wanted = decoder.head(decoder(whole, Encoded(tokens=seen.tokens[chosen], keep=seen.keep[chosen])))[:, -1]
+    torch.testing.assert_close(got[:, 0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ids", [{"pad": 1}, {"eot": 0}, {"bos": 2}])
+def test_reserved_ids_must_differ(ids):
+    with pytest.raises(ValueError, match="must differ"):
+        TextRules(**ids)
+
+
+def test_a_context_without_room_for_a_word_is_refused():
+    with pytest.raises(ValueError, match="context 2 leaves no room"):
+        TextRules(context=2)
+
+
+@pytest.mark.parametrize("heads", [3, 0, -2])
+def test_a_width_that_heads_do_not_divide_is_refused(heads):
+    with pytest.raises(ValueError, match=f"width 16 is not a multiple of heads {heads}"):
+        DecoderConfig(width=16, heads=heads)
