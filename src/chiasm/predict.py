@@ -17,6 +17,8 @@ from chiasm.generate import GenerateConfig, Written, generate, stream
 from chiasm.types import Picture
 
 Pixels = UInt8[np.ndarray, "b height width 3"]
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""How a character looks of whose bytes only the first have been written."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Predictor:
     def read(self, pictures: Sequence[Picture | str]) -> Pixels:
         """Pictures as the model was trained to see them."""
         ready = [Path(picture) if isinstance(picture, str) else picture for picture in pictures]
-        return np.stack([read_pixels(picture, self.bundle.preprocess) for picture in ready])
+        pixels = [read_pixels(picture, self.bundle.preprocess) for picture in ready]
+        return np.stack(pixels) if pixels else np.empty((0, *self.bundle.preprocess.size, 3), np.uint8)
 
     @torch.no_grad()
     def caption_pixels(self, pixels: Pixels, config: GenerateConfig) -> list[Caption]:
@@ -73,14 +76,19 @@ class Predictor:
 
     def stream(self, picture: Picture | str, **settings: Any) -> Iterator[str]:
         """The text of one picture's caption in pieces, as they are written; joined, they are the caption."""
+        config = GenerateConfig(**settings)
+        if config.captions > 1:
+            raise ValueError(f"one caption is streamed at a time, not {config.captions}")
         images = normalize(self.read([picture]), self.bundle.preprocess)
         ids: list[int] = []
-        told = ""
-        for token in stream(self.model, images, GenerateConfig(**settings)):
+        text = told = ""
+        for token in stream(self.model, images, config):
             ids.append(token.id)
             text = self.tokenizer.decode(ids)
-            yield text[len(told) :]
-            told = text
+            if not text.endswith(UNFINISHED):
+                yield text[len(told) :]
+                told = text
+        yield text[len(told) :]
 
     @torch.no_grad()
     def attention(self, pixels: Pixels, caption: Caption) -> Float[np.ndarray, "l rows columns"]:
