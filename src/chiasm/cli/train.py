@@ -26,6 +26,7 @@ def captioner(
     augment: Literal["none", "light", "strong"] = "light",
     image_column: str | None = None,
     text_column: str | None = None,
+    max_broken_share: float = 0.05,
     difficulty: Literal["lesson", "easy", "hard"] | None = None,
     samples: int | None = None,
     seed: int = 0,
@@ -47,6 +48,7 @@ def captioner(
         augment: random changes to the pictures: light suits photos, strong suits icons and drawings
         image_column: the column that holds the pictures or their paths, where guessing fails
         text_column: the column that holds the captions, where guessing fails
+        max_broken_share: stop where a greater share of the pictures cannot be read
         difficulty: of the built-in shapes
         samples: how many of the built-in shapes
         seed: of everything random
@@ -58,19 +60,16 @@ def captioner(
     if resume:
         settings = configs.load(RunConfig, out / "config.json")
     else:
-        changes: dict[str, Any] = {"epochs": epochs, "minutes": minutes}
-        train = TrainConfig(
-            seed=seed,
-            augment=None if augment == "none" else augment_for(augment),
-            **{k: v for k, v in changes.items() if v is not None},
+        data_config = DataConfig(
+            path=data, image_column=image_column, text_column=text_column, max_broken_share=max_broken_share
         )
-        settings = RunConfig(
-            data=DataConfig(path=data, image_column=image_column, text_column=text_column),
-            model=captioner_preset(preset),
-            train=train,
-        )
-        shapes = {k: v for k, v in {"difficulty": difficulty, "samples": samples}.items() if v is not None}
-        settings = configs.merge(settings, {"data": {"shapes": shapes}})
+        train = TrainConfig(augment=None if augment == "none" else augment_for(augment))
+        settings = RunConfig(data=data_config, model=captioner_preset(preset), train=train)
+        named = {
+            "train": {"epochs": epochs, "minutes": minutes, "seed": seed},
+            "data": {"shapes": {"difficulty": difficulty, "samples": samples}},
+        }
+        settings = configs.merge(settings, _given(named))
         settings = apply_settings(settings, config, set)
         if not settings.data.path:
             raise UserError("No data was named", "chiasm train captioner DATA --out FOLDER (try: emoji, or shapes)")
@@ -84,6 +83,12 @@ def captioner(
     print(f"model      {out / 'bundle'}\ncurves     {out / 'curves.png'}\ncaptions   {out / 'captions.jsonl'}")
     print(f"next       chiasm caption {shlex.quote(str(out))} PICTURE --attention where.png")
     return 0
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings without those that nobody gave."""
+    nested = {name: _given(value) if isinstance(value, dict) else value for name, value in values.items()}
+    return {name: value for name, value in nested.items() if value is not None}
 
 
 def apply_settings(settings: RunConfig, file: Path | None, changes: Sequence[str]) -> RunConfig:

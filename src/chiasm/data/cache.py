@@ -92,13 +92,14 @@ def prepare_pictures(
     *,
     name: str,
     folder: Path | None = None,
-    max_broken_share: float = 0.05,
+    max_broken_share: float | None = 0.05,
     limit_bytes: int = LIMIT_BYTES,
 ) -> Pictures:
     """Read every picture once, or find in the cache `folder` that this was done; a changed file is read again.
 
     The default folder is $CHIASM_CACHE, or chiasm's part of the user's cache directory. UserError where no picture can
-    be read, where more than `max_broken_share` of them cannot, or where the folder cannot be written.
+    be read, where more than `max_broken_share` of them cannot (None leaves both to the caller's `check_broken`), or
+    where the folder cannot be written.
     """
     if not len(examples):
         raise UserError(f"{name} has no pictures", "Check the path and the name of the split.")
@@ -111,7 +112,8 @@ def prepare_pictures(
         _evict(folder, keep=stem)
     path = folder / f"{stem}.pixels" if stored else None
     pictures = Pictures(examples=examples, preprocess=preprocess, broken=entry.broken, path=path)
-    _check_share(pictures, name, max_broken_share)
+    if max_broken_share is not None:
+        check_broken([pictures], name, max_broken_share)
     return pictures
 
 
@@ -269,8 +271,10 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             yield path, path.stat()
 
 
-def _check_share(pictures: Pictures, name: str, max_broken_share: float) -> None:
-    total, broken = len(pictures.examples), pictures.broken
+def check_broken(parts: Sequence[Pictures], name: str, max_broken_share: float) -> None:
+    """UserError where no picture of these parts can be read, or more than this share of them cannot."""
+    total = sum(len(part.examples) for part in parts)
+    broken = [b for part in parts for b in part.broken]
     if len(broken) < total and len(broken) <= max_broken_share * total:
         return
     first = "; ".join(f"{b.key}: {b.reason}" for b in broken[:5]) + ("; ..." if len(broken) > 5 else "")

@@ -11,7 +11,6 @@ import torch
 import chiasm
 from chiasm import config as configs
 from chiasm.bundle import Bundle
-from chiasm.data.cache import prepare_pictures
 from chiasm.evaluate import SplitScores, evaluate_captioner, scores_table, write_results
 from chiasm.figures import attention_figure, curves_figure, gallery_figure
 from chiasm.generate import GenerateConfig
@@ -31,9 +30,10 @@ def describe_outcome(run: Run, bundle: Bundle, best_step: int) -> list[SplitScor
     rows = read_metrics(folder / "metrics.csv")
     curves_figure(rows, folder / "curves.png")
     predictor = Predictor(bundle)
-    splits = [name for name in run.source.test_splits if len(run.source.splits[name])] or ["val"]
-    limit = run.config.data.max_broken_share
-    results = evaluate_captioner(predictor, run.source, splits, GenerateConfig(), max_broken_share=limit)
+    readable = [name for name, pictures in run.pictures.items() if len(pictures.good)]
+    tests = [name for name in readable if name in run.source.test_splits]
+    splits = tests or [name for name in readable if name == "val"]
+    results = evaluate_captioner(predictor, run.source, splits, GenerateConfig(), max_broken_share=1.0)
     write_results(results, folder)
     for result in results:
         _draw(run, predictor, result)
@@ -45,10 +45,7 @@ def describe_outcome(run: Run, bundle: Bundle, best_step: int) -> list[SplitScor
 
 def _draw(run: Run, predictor: Predictor, result: SplitScores) -> None:
     """`gallery-SPLIT.png`: pictures from all over the split, right captions green; `attention-SPLIT/` for a few."""
-    examples = run.source.split(result.split)
-    pictures = prepare_pictures(
-        examples, predictor.bundle.preprocess, name=f"{run.source.name} {result.split}", max_broken_share=1.0
-    )
+    pictures = run.pictures[result.split]
     every = max(1, len(result.captions) // GALLERY)
     places = range(0, len(result.captions), every)[:GALLERY]
     told = [result.captions[place] for place in places]
@@ -68,7 +65,7 @@ def _draw(run: Run, predictor: Predictor, result: SplitScores) -> None:
 def _card(run: Run, results: list[SplitScores], best_step: int, minutes: float) -> str:
     train = run.config.train
     sizes = {name: len(indices) for name, indices in run.source.splits.items()}
-    broken = sum(len(p.broken) for p in run.pictures.values() if p)
+    broken = sum(len(p.broken) for p in run.pictures.values())
     parameters = sum(p.numel() for p in run.model.parameters())
     kept = f"the best by validation loss, of step {best_step}" if train.keep == "best" else "the last"
     lines = [

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from chiasm import config as configs
 from chiasm.bundle import Bundle
 from chiasm.cost import measure_step_seconds
-from chiasm.data.cache import Pictures, prepare_pictures, write_quarantine
+from chiasm.data.cache import Pictures, check_broken, prepare_pictures, write_quarantine
 from chiasm.data.loader import Loader
 from chiasm.errors import UserError
 from chiasm.evaluate import SplitScores
@@ -59,13 +59,13 @@ class Run:
             raise UserError(f"{self.source.name} has no training pictures", self.source.understood)
         self.tokenizer = self._tokenizer(config, resume)
         self.config = config.completed(self.tokenizer.vocab_size)
-        self.pictures = {"train": self._pictures("train"), "val": self._pictures("val")}
-        write_quarantine([b for p in self.pictures.values() if p for b in p.broken], folder / "quarantine.jsonl")
+        self.pictures = self._pictures()
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
         self.objective = Captioning(label_smoothing=self.config.train.label_smoothing)
         loader = self._loader("train")
-        assert loader is not None  # `prepare_pictures` does not let a split without readable pictures pass
+        if loader is None:
+            raise UserError(f"No training picture of {self.source.name} can be read", "quarantine.jsonl says why.")
         self.loader = loader
         self.val_loader = self._loader("val")
         self._settle()
@@ -93,18 +93,24 @@ class Run:
         tokenizer.save(path)
         return tokenizer
 
-    def _pictures(self, split: str) -> Pictures | None:
-        if split not in self.source.splits or not len(self.source.splits[split]):
-            return None
-        return prepare_pictures(
-            self.source.split(split),
-            self.config.preprocess,
-            name=f"{self.source.name} {split}",
-            max_broken_share=self.config.data.max_broken_share,
-        )
+    def _pictures(self) -> dict[str, Pictures]:
+        """The pixels of every split that is used, tests too, so that no flaw of theirs comes up after the training."""
+        splits = [n for n in ("train", "val", *self.source.test_splits) if len(self.source.splits.get(n, ()))]
+        pictures = {
+            name: prepare_pictures(
+                self.source.split(name),
+                self.config.preprocess,
+                name=f"{self.source.name} {name}",
+                max_broken_share=None,  # of all splits together: a small one soon has a large share
+            )
+            for name in splits
+        }
+        write_quarantine([b for p in pictures.values() for b in p.broken], self.folder / "quarantine.jsonl")
+        check_broken(list(pictures.values()), self.source.name, self.config.data.max_broken_share)
+        return pictures
 
     def _loader(self, split: str) -> Loader | None:
-        pictures, train = self.pictures[split], self.config.train
+        pictures, train = self.pictures.get(split), self.config.train
         if pictures is None or not len(pictures.good):
             return None
         return Loader(
@@ -212,7 +218,6 @@ def train_captioner(
 def _samples(run: Run) -> list[dict[str, str]]:
     """Captions of the first few validation pictures by the model as it is now."""
     pictures = run.pictures["val"]
-    assert pictures is not None
     chosen = pictures.good[:SAMPLES]
     captions = Predictor(run.bundle(run.model)).caption_pixels(pictures.pixels_of(chosen), GenerateConfig())
     examples = [run.source.split("val")[int(i)] for i in chosen]
