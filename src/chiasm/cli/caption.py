@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from chiasm import config as configs
 from chiasm.data.picture import BrokenPicture
 from chiasm.data.rows import PICTURE_SUFFIXES
 from chiasm.errors import UserError
@@ -59,14 +60,14 @@ def caption(
         json: one JSON object per picture, with every token's log-probability
         attention: draw where the decoder looked for each word: a .png file, or for several pictures a folder
     """
-    try:
-        config = GenerateConfig(
-            mode=mode, captions=captions, beams=beams, length_penalty=length_penalty, min_tokens=min_tokens,
-            max_tokens=max_tokens, no_repeat_ngram=no_repeat_ngram, temperature=temperature, top_k=top_k, top_p=top_p,
-            seed=seed,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(str(error), "`chiasm caption --help` explains the options.") from error
+    config = configs.from_dict(
+        GenerateConfig,
+        {
+            "mode": mode, "captions": captions, "beams": beams, "length_penalty": length_penalty,
+            "min_tokens": min_tokens, "max_tokens": max_tokens, "no_repeat_ngram": no_repeat_ngram,
+            "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed,
+        },
+    )  # fmt: skip
     paths = _find(pictures)
     predictor = Predictor.load(run)
     broken = []
@@ -87,11 +88,6 @@ def caption(
                 words = [word for word, _ in text.tokens]
                 target = attention if len(paths) == 1 and attention.suffix else attention / f"{path.stem}.png"
                 attention_figure(pixel, words, predictor.attention(pixel[None], text), target)
-    if broken:
-        raise UserError(
-            f"{len(broken)} of {len(paths)} pictures cannot be read:\n  " + "\n  ".join(broken),
-            "The others were captioned.",
-        )
     if broken:
         told = "\n  ".join(broken)
         raise UserError(

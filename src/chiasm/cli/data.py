@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from chiasm import config as configs
 from chiasm.data.inspect import inspect_source
 from chiasm.data.layouts import open_source
 from chiasm.data.shapes import ShapesConfig
@@ -34,7 +35,7 @@ def check(
         difficulty: of the built-in shapes
         samples: how many of the built-in shapes
     """
-    shapes = ShapesConfig(difficulty=difficulty, samples=samples)
+    shapes = configs.from_dict(ShapesConfig, {"difficulty": difficulty, "samples": samples})
     source = open_source(data, image_column=image_column, text_column=text_column, shapes=shapes)
     findings = inspect_source(source, tokenizer_context=context)
     print(findings.as_text().rstrip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from chiasm import config as configs
 from chiasm.data.shapes import ShapesConfig
 from chiasm.errors import UserError
 from chiasm.evaluate import evaluate_captioner, scores_table, write_results
@@ -46,13 +47,13 @@ def evaluate(
         difficulty: of the built-in shapes
         samples: how many of the built-in shapes
         seed: of the built-in shapes
-        max_broken_share: stop where more pictures than this cannot be read
+        max_broken_share: stop where a greater share of the pictures cannot be read
     """
-    shapes = ShapesConfig(difficulty=difficulty, samples=samples, seed=seed)
+    shapes = configs.from_dict(ShapesConfig, {"difficulty": difficulty, "samples": samples, "seed": seed})
     source = DataConfig(path=data, image_column=image_column, text_column=text_column, shapes=shapes).open()
     predictor = Predictor.load(run)
     splits = split or source.test_splits or list(source.splits)
-    config = GenerateConfig(mode=mode, beams=beams, length_penalty=length_penalty)
+    config = configs.from_dict(GenerateConfig, {"mode": mode, "beams": beams, "length_penalty": length_penalty})
     results = evaluate_captioner(predictor, source, splits, config, max_broken_share=max_broken_share)
     if not results:
         raise UserError(f"{data} has no pictures in {', '.join(splits)}", source.understood)
