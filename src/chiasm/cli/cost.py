@@ -6,6 +6,7 @@ from pathlib import Path
 
 from chiasm.cli.train import apply_settings
 from chiasm.cost import captioner_cost
+from chiasm.errors import UserError
 from chiasm.models.presets import captioner_preset
 from chiasm.train.config import DataConfig, RunConfig
 
@@ -35,6 +36,10 @@ def cost(
         config: a YAML or JSON file of settings, nested as a run's config.json
         set: any setting by its path, as model.vision.width=192
     """
+    least = {"batch-size": (batch_size, 1), "pictures": (pictures, 1), "vocabulary": (vocabulary, 1)}
+    for name, (value, lowest) in (least | {"text-tokens": (text_tokens, 2)}).items():
+        if value < lowest:
+            raise UserError(f"--{name} is {value}", f"It must be at least {lowest}.")
     settings = apply_settings(RunConfig(data=DataConfig(path=""), model=captioner_preset(preset)), config, set)
     model = settings.completed(vocabulary).model
     found = captioner_cost(model, batch_size=batch_size, text_tokens=text_tokens)

@@ -73,11 +73,14 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "learning_rate", "validate_every_epochs", "clip_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be above 0")
-        if self.checkpoint_every_seconds < 0:
-            raise ValueError(f"checkpoint_every_seconds is {self.checkpoint_every_seconds}, it must not be negative")
+        positive = ("epochs", "minutes", "steps", "batch_size", "accumulate", "learning_rate", "clip_norm")
+        for name in (*positive, "validate_every_epochs", "patience"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}, it must be above 0")
+        for name in ("weight_decay", "checkpoint_every_seconds", "workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must not be negative")
         for name in ("warmup", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 0 and below 1")

@@ -79,7 +79,10 @@ class Run:
             raise UserError(
                 f"{self.folder} holds a run already", "Go on with it (--resume), or name another folder with --out."
             )
-        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be made: {error.strerror}", "Name another folder.") from error
         return config
 
     def _tokenizer(self, config: RunConfig, resume: bool) -> Tokenizer:
