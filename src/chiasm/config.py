@@ -56,7 +56,7 @@ def merge(config: C, changes: dict[str, Any]) -> C:
 
     Where a change names another "kind" of a union, that kind's defaults replace the old values.
     """
-    return from_dict(type(config), _merged(to_dict(config), changes, ""))
+    return from_dict(type(config), _merged(to_dict(config), changes))
 
 
 def override(config: C, changes: dict[str, str]) -> C:
@@ -69,16 +69,11 @@ def override(config: C, changes: dict[str, str]) -> C:
     return config
 
 
-def _merged(old: Any, new: dict[str, Any], path: str) -> dict[str, Any]:
+def _merged(old: Any, new: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(old, dict) or new.get(TAG, old.get(TAG)) != old.get(TAG):
         return new
-    result = dict(old)
-    for name, value in new.items():
-        here = f"{path}.{name}".lstrip(".")
-        if name not in old and TAG in old:  # a plain dictionary takes any key
-            raise _unknown(here, old)
-        result[name] = _merged(old.get(name), value, here) if isinstance(value, dict) else value
-    return result
+    inner = {name: _merged(old.get(name), value) if isinstance(value, dict) else value for name, value in new.items()}
+    return old | inner
 
 
 def parse_value(text: str) -> Any:

@@ -181,31 +181,6 @@ class StopOnSignal(Callback):
         signal.signal(number, self._before[number])
 
 
-class Samples(Callback):
-    """`samples.jsonl`: captions of a few validation pictures after each validation, to see it learn."""
-
-    def __init__(self, path: Path, write: Callable[[], list[dict[str, str]]]):
-        self.path = path
-        self.write = write
-
-    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Drop the samples that a killed run wrote after its last checkpoint."""
-        if not self.path.exists():
-            return
-        with self.path.open(encoding="utf-8") as file:
-            whole = [line for line in file if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= trainer.global_step]
-        self.path.write_text("".join(kept), encoding="utf-8")
-
-    def on_train_batch_end(self, trainer: pl.Trainer, engine: Any, *_: Any) -> None:
-        """Caption them if this step was validated."""
-        if "val_token_loss" not in engine.latest:
-            return
-        with engine.averaged(), self.path.open("a", encoding="utf-8") as file:
-            for sample in self.write():
-                file.write(json.dumps({"step": trainer.global_step} | sample, ensure_ascii=False) + "\n")
-
-
 class Bar(Callback):
     """A progress bar with the time left, the loss and the speed; silent where stderr is no terminal."""
 
@@ -237,6 +212,42 @@ class Bar(Callback):
         """Leave its last state on the screen."""
         self.progress.stop()
 
+    def say(self, text: str) -> None:
+        """A line above the bar, where there is a bar."""
+        if not self.progress.disable:
+            self.progress.console.print(text, markup=False, highlight=False)
+
     def on_exception(self, *_: Any) -> None:
         """Give the terminal back."""
         self.progress.stop()
+
+
+class Samples(Callback):
+    """`samples.jsonl`: captions of a few validation pictures after each validation, to see it learn."""
+
+    def __init__(self, path: Path, write: Callable[[], list[dict[str, str]]], say: Callable[[str], None]):
+        self.path = path
+        self.write = write
+        self.say = say
+        self.times = 0
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Drop the samples that a killed run wrote after its last checkpoint."""
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8") as file:
+            whole = [line for line in file if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= trainer.global_step]
+        self.path.write_text("".join(kept), encoding="utf-8")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, engine: Any, *_: Any) -> None:
+        """Caption them if this step was validated."""
+        if "val_token_loss" not in engine.latest:
+            return
+        with engine.averaged(), self.path.open("a", encoding="utf-8") as file:
+            samples = self.write()
+            for sample in samples:
+                file.write(json.dumps({"step": trainer.global_step} | sample, ensure_ascii=False) + "\n")
+        shown = samples[self.times % len(samples)]
+        self.times += 1
+        self.say(f"step {trainer.global_step}: {shown['text']} → {shown['caption']}")

@@ -188,9 +188,10 @@ def train_captioner(
     metrics = MetricsLog(folder / "metrics.csv", run.loader.steps_per_epoch, max(1, min(10, every_steps)))
     stop = StopOnSignal()
     last = folder / "checkpoints" / "last.ckpt"
-    callbacks = [validate, metrics, stop, Checkpoints(last, train.checkpoint_every_seconds), Bar(validate)]
+    bar = Bar(validate)
+    callbacks = [validate, metrics, stop, Checkpoints(last, train.checkpoint_every_seconds), bar]
     if run.val_loader is not None:
-        callbacks.append(Samples(folder / "samples.jsonl", lambda: _samples(run)))
+        callbacks.append(Samples(folder / "samples.jsonl", lambda: _samples(run), bar.say))
     with _quiet():
         trainer = pl.Trainer(
             max_steps=train.steps,
