@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from chiasm.generate import GenerateConfig, beam_search, generate
+from chiasm.generate import GenerateConfig, Written, beam_search, generate
+from chiasm.generate.beam import Finished
 
 EOT = 2
 
@@ -72,3 +73,10 @@ def test_more_beams_than_choices_write_nothing_forbidden(scripted, babble, beams
         for text in several:
             assert 2 <= len(text.ids) <= 3 and min(text.ids) >= 3
             assert all(math.isfinite(p) for p in text.log_probs)
+
+
+def test_of_equal_texts_the_first_are_kept():
+    finished, texts = Finished(room=2), [Written((i,), (-1.0,), True) for i in range(4)]
+    for score, text in zip((-1.0, -1.0, -1.0, -0.5), texts, strict=True):
+        finished.add(score, text)
+    assert finished.best(2) == [texts[3], texts[0]] and finished.bar == -1.0

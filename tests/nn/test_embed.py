@@ -99,6 +99,11 @@ def test_a_resized_grid_keeps_what_is_constant_and_what_is_smooth():
     torch.testing.assert_close(doubled[4:-4], (torch.arange(16.0) / 2 - 0.25)[4:-4], rtol=0, atol=0.05)
 
 
+def test_grids_are_resized_by_cubics_which_overshoot_an_edge():
+    edge = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 4, 4)
+    assert resize_grid(edge, 8, 8).max() > 1.02
+
+
 def test_a_grid_is_resized_in_fp32_and_returned_in_its_own_precision():
     table = torch.randn(4, 5, 5)
     resized = resize_grid(table.bfloat16(), 9, 9)
