@@ -36,12 +36,14 @@ def cost(
         config: a YAML or JSON file of settings, nested as a run's config.json
         set: any setting by its path, as model.vision.width=192
     """
-    least = {"batch-size": (batch_size, 1), "pictures": (pictures, 1), "vocabulary": (vocabulary, 1)}
-    for name, (value, lowest) in (least | {"text-tokens": (text_tokens, 2)}).items():
-        if value < lowest:
-            raise UserError(f"--{name} is {value}", f"It must be at least {lowest}.")
     settings = apply_settings(RunConfig(data=DataConfig(path=""), model=captioner_preset(preset)), config, set)
     model = settings.completed(vocabulary).model
+    context = model.decoder.rules.context
+    for name, value in (("batch-size", batch_size), ("pictures", pictures), ("vocabulary", vocabulary)):
+        if value < 1:
+            raise UserError(f"--{name} is {value}", "It must be at least 1.")
+    if not 2 <= text_tokens <= context:
+        raise UserError(f"--text-tokens is {text_tokens}", f"It must be at least 2 and at most the context, {context}.")
     found = captioner_cost(model, batch_size=batch_size, text_tokens=text_tokens)
     steps = epochs * (pictures // batch_size or 1)
     rows = [
