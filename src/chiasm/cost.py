@@ -41,12 +41,10 @@ def captioner_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, me
         batch = example_batch(config, batch_size, text_tokens)
         flops, forward = FlopCounterMode(display=False), FlopCounterMode(display=False)
         kept: dict[int, int] = {}
-        held = []  # storages stay alive while they are counted, so that no address counts for two
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             kept[storage._cdata] = storage.nbytes()
-            held.append(storage)
             return tensor
 
         weights = {p.untyped_storage()._cdata for p in model.parameters()}

@@ -65,9 +65,8 @@ def gallery_figure(
     for place, (axis, picture, caption) in enumerate(zip(axes.ravel(), pictures, captions, strict=False)):
         axis.imshow(picture)
         text = "\n".join("\n".join(textwrap.wrap(line, 22)) for line in caption.split("\n"))
-        axis.set_title(
-            text, fontsize=7, y=-0.02, va="top", color=colours[place] if colours else "black", parse_math=False
-        )
+        below = {"transform": axis.transAxes, "ha": "center", "va": "top", "parse_math": False}
+        axis.text(0.5, -0.04, text, fontsize=7, color=colours[place] if colours else "black", **below)
     _save(figure, path)
 
 

@@ -168,7 +168,7 @@ def _advance(
     """Go on with the best k continuations that do not end; returns each new beam's old row and its token."""
     order = (tokens == eot).to(torch.int8).argsort(dim=1, stable=True)[:, :k]  # those that go on first, by score
     rows, tokens = rows.gather(1, order), tokens.gather(1, order)
-    gained = log_probs[rows, tokens].masked_fill(tokens == eot, -torch.inf)
+    gained = log_probs[rows, tokens]
     beams.scores = beams.scores.flatten()[rows] + gained
     beams.select(rows.flatten(), tokens.flatten(), gained.flatten())
     return rows.flatten(), tokens.flatten()

@@ -62,7 +62,8 @@ class Run:
         self.pictures = self._pictures()
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
-        self.objective = Captioning(label_smoothing=self.config.train.label_smoothing)
+        train = self.config.train
+        self.objective = Captioning(label_smoothing=train.label_smoothing, word_dropout=train.word_dropout)
         loader = self._loader("train")
         if loader is None:
             raise UserError(f"No training picture of {self.source.name} can be read", "quarantine.jsonl says why.")
