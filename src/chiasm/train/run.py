@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,8 @@ class Run:
         self.pictures = self._pictures()
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
-        train = self.config.train
-        self.objective = Captioning(label_smoothing=train.label_smoothing, word_dropout=train.word_dropout)
+        settings = self.config.train
+        self.objective = Captioning(label_smoothing=settings.label_smoothing, word_dropout=settings.word_dropout)
         loader = self._loader("train")
         if loader is None:
             raise UserError(f"No training picture of {self.source.name} can be read", "quarantine.jsonl says why.")
@@ -166,6 +166,15 @@ class Steps:
         return iter(self.run.loader.stream(self.engine.global_step, self.engine.total_steps))
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """Where the steps ended: the kept model (None where the run was asked to stop) and the step of the best one."""
+
+    step: int
+    bundle: Bundle | None
+    best_step: int
+
+
 def train_captioner(
     config: RunConfig, folder: Path, *, resume: bool = False, trackers: tuple[str, ...] = ()
 ) -> RunResult:
@@ -175,49 +184,59 @@ def train_captioner(
     """
     loggers = _loggers(trackers, folder)
     run = Run(config, folder, resume=resume)
+    fitted = fit(run, loggers=loggers, resume=resume)
+    if fitted.bundle is None:
+        return RunResult(folder, fitted.step, False, [])
+    return RunResult(folder, fitted.step, True, describe_outcome(run, fitted.bundle, fitted.best_step))
+
+
+def fit(run: Run, *, loggers: Sequence[Any] = (), resume: bool = False) -> Fitted:
+    """Take the steps of a run, from its last checkpoint if it is resumed."""
     train = run.config.train
     assert train.steps is not None
     engine = Engine(run.model, run.objective, train, train.steps)
-    best = folder / "checkpoints" / "best"
+    checkpoints = run.folder / "checkpoints"
     every_steps = max(1, round(train.validate_every_epochs * run.loader.steps_per_epoch))
 
     def keep_best() -> None:
         with engine.averaged() as model:
-            run.bundle(model).save(best)
+            run.bundle(model).save(checkpoints / "best")
 
     validate = Validate(run.val_loader, every_steps, keep_best, train.patience)
-    metrics = MetricsLog(folder / "metrics.csv", run.loader.steps_per_epoch, max(1, min(10, every_steps)))
-    stop = StopOnSignal()
-    last = folder / "checkpoints" / "last.ckpt"
+    metrics = MetricsLog(run.folder / "metrics.csv", run.loader.steps_per_epoch, max(1, min(10, every_steps)))
+    last = checkpoints / "last.ckpt"
     bar = Bar(validate)
-    callbacks = [validate, metrics, stop, Checkpoints(last, train.checkpoint_every_seconds), bar]
+    callbacks = [validate, metrics, StopOnSignal(), Checkpoints(last, train.checkpoint_every_seconds), bar]
     if run.val_loader is not None:
-        callbacks.append(Samples(folder / "samples.jsonl", lambda: _samples(run), bar.say))
+        callbacks.append(Samples(run.folder / "samples.jsonl", lambda: _samples(run), bar.say))
     with _quiet():
-        trainer = pl.Trainer(
-            max_steps=train.steps,
-            max_epochs=-1,  # a stopped run counts as an epoch, and its resumption as another
-            precision="bf16-mixed" if train.precision == "bf16" else "32-true",
-            accelerator="auto",
-            devices=1,
-            logger=loggers,
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
+        trainer = _trainer(engine, callbacks, loggers)
         try:
             trainer.fit(
                 engine, Steps(run, engine), ckpt_path=last if resume and last.exists() else None, weights_only=False
             )
         except SystemExit as error:  # what Lightning makes of a second Ctrl-C
             raise KeyboardInterrupt from error
-    finished = trainer.global_step >= train.steps or (validate.since_best >= (train.patience or math.inf))
-    if not finished:
-        return RunResult(folder, trainer.global_step, False, [])
-    results = describe_outcome(run, _kept(run, engine, best), validate.best_step)
-    return RunResult(folder, trainer.global_step, True, results)
+    step = trainer.global_step
+    finished = step >= train.steps or validate.since_best >= (train.patience or math.inf)
+    return Fitted(step, _kept(run, engine, checkpoints / "best") if finished else None, validate.best_step)
+
+
+def _trainer(engine: Engine, callbacks: list[Any], loggers: Sequence[Any]) -> pl.Trainer:
+    """Lightning's trainer with all that we do ourselves turned off."""
+    return pl.Trainer(
+        max_steps=engine.total_steps,
+        max_epochs=-1,  # a stopped run counts as an epoch, and its resumption as another
+        precision="bf16-mixed" if engine.config.precision == "bf16" else "32-true",
+        accelerator="auto",
+        devices=1,
+        logger=list(loggers),
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
 
 
 def _samples(run: Run) -> list[dict[str, str]]:
