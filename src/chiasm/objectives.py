@@ -35,7 +35,8 @@ class Captioning:
         if model.training and self.word_dropout:
             blank = torch.rand(ids.shape, device=ids.device) < self.word_dropout
             blank[:, 0] = False  # BOS is no word
-            ids = ids.masked_fill(blank, model.rules.pad)
+            unknown = model.rules.pad if model.rules.unk is None else model.rules.unk
+            ids = ids.masked_fill(blank, unknown)
         hidden = model(batch.images, ids)
         logits = model.head(hidden[wanted])
         smoothed, plain = next_token(logits, batch.ids[:, 1:][wanted], self.label_smoothing)

@@ -115,3 +115,12 @@ def test_where_every_token_is_forbidden_the_text_ends():
 def test_settings_that_make_no_sense_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
         GenerateConfig(**settings)
+
+
+def test_the_unknown_word_is_never_written_where_there_is_one():
+    logits = torch.zeros(1, 6)
+    written = torch.empty(1, 0, dtype=torch.long)
+    assert forbid(logits.clone(), written, TextRules(unk=3), GenerateConfig(min_tokens=0)).isneginf()[0].tolist() == [
+        True, True, False, True, False, False,
+    ]  # fmt: skip
+    assert not forbid(logits.clone(), written, TextRules(), GenerateConfig())[0, 3].isneginf()

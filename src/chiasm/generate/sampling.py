@@ -81,12 +81,12 @@ def repeated_ngrams(written: Int[Tensor, "r t"], n: int) -> list[tuple[int, int]
 def forbid(
     logits: Float[Tensor, "r v"], written: Int[Tensor, "r t"], rules: TextRules, config: GenerateConfig
 ) -> Float[Tensor, "r v"]:
-    """fp32 logits with -inf where a token may not come next: pad and BOS, an early end, a repeated n-gram.
+    """fp32 logits with -inf where a token may not come next: a reserved id, an early end, a repeated n-gram.
 
     Where no token is left, the text ends, early or not.
     """
     logits = logits.float()
-    logits[:, [rules.pad, rules.bos]] = -torch.inf
+    logits[:, rules.unwritten] = -torch.inf
     if written.shape[1] < config.min_tokens:
         logits[:, rules.eot] = -torch.inf
     if config.no_repeat_ngram:

@@ -19,16 +19,23 @@ from chiasm.types import Encoded
 
 @dataclass(frozen=True, kw_only=True)
 class TextRules:
-    """What a model takes for granted about its texts: three reserved ids, and the most tokens, BOS and EOT counted."""
+    """What a model takes for granted about its texts: reserved ids, and the most tokens, BOS and EOT counted."""
 
     pad: int = 0
     bos: int = 1
     eot: int = 2
+    unk: int | None = None
+    """What stands for unknown words, and is never written; None where every text is known."""
     context: int = 32
 
+    @property
+    def unwritten(self) -> list[int]:
+        """The ids that no generated text holds."""
+        return [self.pad, self.bos] if self.unk is None else [self.pad, self.bos, self.unk]
+
     def __post_init__(self) -> None:
-        if len({self.pad, self.bos, self.eot}) < 3:
-            raise ValueError(f"pad {self.pad}, bos {self.bos} and eot {self.eot} must differ")
+        if len({self.pad, self.bos, self.eot, self.unk}) < 4:
+            raise ValueError(f"pad {self.pad}, bos {self.bos}, eot {self.eot} and unk {self.unk} must differ")
         if self.context < 3:
             raise ValueError(f"context {self.context} leaves no room for a word between BOS and EOT")
 

@@ -10,6 +10,7 @@ from chiasm.data.shapes import ShapesConfig
 from chiasm.data.source import Source
 from chiasm.data.transforms import AugmentConfig, PreprocessConfig
 from chiasm.models import ModelConfig
+from chiasm.text import UNK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,8 @@ class RunConfig:
 
     def completed(self, vocabulary: int) -> RunConfig:
         """With what the data and the model know: the vocabulary, and the pictures' size."""
-        decoder = replace(self.model.decoder, vocabulary=vocabulary)
+        rules = replace(self.model.decoder.rules, unk=UNK)
+        decoder = replace(self.model.decoder, vocabulary=vocabulary, rules=rules)
         return replace(
             self,
             model=replace(self.model, decoder=decoder),
