@@ -64,7 +64,7 @@ class Beams:
         return Written.of(ids, log_probs, eot) if end is None else Written.of([*ids, eot], [*log_probs, end], eot)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def beam_search(
     writer: Writer, images: Float[Tensor, "b c height width"], config: GenerateConfig
 ) -> list[list[Written]]:

@@ -6,7 +6,7 @@ Letters: b pictures · r rows (pictures × captions) · t tokens written so far.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +18,7 @@ from chiasm.generate.written import Written
 from chiasm.models import Writer
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """One token of one caption, as it is written; the end (EOT) is a token too."""
 
     picture: int
@@ -28,7 +27,6 @@ class Token:
     log_prob: float
 
 
-@torch.no_grad()
 def generate(writer: Writer, images: Float[Tensor, "b c height width"], config: GenerateConfig) -> list[list[Written]]:
     """For each picture, `config.captions` texts, best first.
 
@@ -36,18 +34,17 @@ def generate(writer: Writer, images: Float[Tensor, "b c height width"], config: 
     """
     if config.mode == "beam" and config.beams > 1:  # one beam is greedy writing
         return beam_search(writer, images, config)
-    texts: list[list[tuple[list[int], list[float]]]] = [
-        [([], []) for _ in range(config.captions)] for _ in range(len(images))
-    ]
-    for token in stream(writer, images, config):
-        ids, log_probs = texts[token.picture][token.caption]
-        ids.append(token.id)
-        log_probs.append(token.log_prob)
-    written = [[Written.of(*text, writer.rules.eot) for text in several] for several in texts]
-    return [sorted(several, key=lambda text: -text.confidence) for several in written]
+    texts: list[tuple[list[int], list[float]]] = [([], []) for _ in range(len(images) * config.captions)]
+    for said in _steps(writer, images, config):
+        for row, token, log_prob in said:
+            ids, log_probs = texts[row]
+            ids.append(token)
+            log_probs.append(log_prob)
+    written = [Written.of(*text, writer.rules.eot) for text in texts]
+    starts = range(0, len(written), config.captions)
+    return [sorted(written[s : s + config.captions], key=lambda text: -text.confidence) for s in starts]
 
 
-@torch.no_grad()
 def stream(writer: Writer, images: Float[Tensor, "b c height width"], config: GenerateConfig) -> Iterator[Token]:
     """Tokens in the order in which they are written, the captions of all pictures in step.
 
@@ -55,6 +52,16 @@ def stream(writer: Writer, images: Float[Tensor, "b c height width"], config: Ge
     """
     if config.mode == "beam" and config.beams > 1:
         raise ValueError("beam search knows its words only at the end: stream with mode greedy or sample")
+    for said in _steps(writer, images, config):
+        for row, token, log_prob in said:
+            yield Token(*divmod(row, config.captions), token, log_prob)
+
+
+@torch.inference_mode()
+def _steps(
+    writer: Writer, images: Float[Tensor, "b c height width"], config: GenerateConfig
+) -> Iterator[list[tuple[int, int, float]]]:
+    """For each step, the (row, token, log-probability) of every row that is not over."""
     if not len(images):
         return
     rules, device, captions = writer.rules, images.device, config.captions
@@ -68,11 +75,14 @@ def stream(writer: Writer, images: Float[Tensor, "b c height width"], config: Ge
     for length in range(longest + 1):
         logits = forbid(writer.step(current, draft), written, rules, config)
         current = _choose(logits, config, generator)
-        chosen = logits.gather(1, current[:, None])[:, 0] - logits.logsumexp(-1)
-        for place, (token, log_prob) in enumerate(zip(current.tolist(), chosen.tolist(), strict=True)):
-            if alive[place] and (token == rules.eot or length < longest):
-                yield Token(*divmod(rows[place], captions), token, log_prob)
-            alive[place] = alive[place] and token != rules.eot
+        chosen = logits.log_softmax(-1).gather(1, current[:, None])[:, 0]
+        tokens = current.tolist()
+        yield [
+            (row, token, log_prob)
+            for row, token, log_prob, going in zip(rows, tokens, chosen.tolist(), alive, strict=True)
+            if going and (token == rules.eot or length < longest)
+        ]
+        alive = [going and token != rules.eot for going, token in zip(alive, tokens, strict=True)]
         if not any(alive):
             return
         written = torch.cat([written, current[:, None]], 1)
