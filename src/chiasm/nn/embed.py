@@ -11,7 +11,10 @@ from torch.nn import functional as F
 
 
 class PatchEmbed(nn.Module):
-    """Cut pictures into patches and project each (2010.11929, eq. 1): a convolution whose stride is its kernel."""
+    """Cut pictures into patches and project each (2010.11929, eq. 1): a convolution whose stride is its kernel.
+
+    It is computed as one product of matrices: quicker on CPUs, and a grid's vectors lie together in memory.
+    """
 
     def __init__(self, patch_pixels: int, width: int, channels: int = 3):
         super().__init__()
@@ -23,7 +26,10 @@ class PatchEmbed(nn.Module):
         if any(side % self.patch_pixels for side in images.shape[2:]):
             raise ValueError(f"a picture of {tuple(images.shape[2:])} pixels is not a whole number of "
                              f"{self.patch_pixels}-pixel patches")  # fmt: skip
-        return self.project(images)
+        b, c, height, width = images.shape
+        p = self.patch_pixels
+        patches = images.reshape(b, c, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return F.linear(patches, self.project.weight.flatten(1), self.project.bias).permute(0, 3, 1, 2)
 
 
 class TokenEmbed(nn.Module):
