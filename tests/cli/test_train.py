@@ -66,14 +66,20 @@ def test_defaults_suit_photos(settled):
     assert settings.train.augment == light != strong
 
 
-def test_a_file_changes_options_and_set_changes_both(settled, tmp_path):
+def test_options_win_over_a_file_and_set_over_both(settled, tmp_path):
     file = tmp_path / "settings.yaml"
-    file.write_text(yaml.safe_dump({"train": {"epochs": 5, "batch_size": 7}, "model": {"vision": {"size": [32, 48]}}}))
-    settings, *_ = settled(
-        "shapes", "--epochs", "9", "--config", file, "--set", "train.batch_size=8", "train.minutes=2"
-    )
-    assert (settings.train.epochs, settings.train.batch_size, settings.train.minutes) == (5.0, 8, 2.0)
+    train = {"epochs": 5, "minutes": 2, "batch_size": 7, "weight_decay": 0.3, "augment": None, "seed": 3}
+    data = {"path": "emoji", "max_broken_share": 0.5}
+    file.write_text(yaml.safe_dump({"train": train, "data": data, "model": {"vision": {"size": [32, 48]}}}))
+    settings, *_ = settled("shapes", "--epochs", "9", "--config", file, "--set", "train.batch_size=8")
+    assert (settings.train.epochs, settings.train.batch_size, settings.train.weight_decay) == (9.0, 8, 0.3)
+    assert settings.train.minutes is None  # so many epochs were asked for
     assert settings.model.vision.size == settings.preprocess.size == (32, 48)
+    assert (settings.data.path, settings.data.max_broken_share, settings.train.seed) == ("shapes", 0.5, 3)
+    assert settings.train.augment is None
+    settings, *_ = settled("--config", file, "--minutes", "4", "--augment", "light", "--seed", "0")
+    assert (settings.data.path, settings.train.minutes, settings.train.seed) == ("emoji", 4.0, 0)
+    assert settings.train.augment is not None
 
 
 def test_the_settings_of_a_run_are_a_config_file(settled, run):

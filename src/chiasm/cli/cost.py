@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chiasm.cli.train import apply_settings
+from chiasm.cli.train import apply_settings, read_settings
+from chiasm.config import merge
 from chiasm.cost import captioner_cost
 from chiasm.errors import UserError
 from chiasm.models.presets import captioner_preset
@@ -36,7 +37,10 @@ def cost(
         config: a YAML or JSON file of settings, nested as a run's config.json
         set: any setting by its path, as model.vision.width=192
     """
-    settings = apply_settings(RunConfig(data=DataConfig(path=""), model=captioner_preset(preset)), config, set)
+    settings = RunConfig(data=DataConfig(path=""), model=captioner_preset(preset))
+    if config is not None:
+        settings = merge(settings, read_settings(config))
+    settings = apply_settings(settings, set)
     model = settings.completed(vocabulary).model
     context = model.decoder.rules.context
     for name, value in (("batch-size", batch_size), ("pictures", pictures), ("vocabulary", vocabulary)):

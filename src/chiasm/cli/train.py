@@ -13,7 +13,7 @@ from chiasm import config as configs
 from chiasm.data.transforms import augment_for
 from chiasm.errors import UserError
 from chiasm.models.presets import captioner_preset
-from chiasm.train.config import DataConfig, RunConfig, TrainConfig
+from chiasm.train.config import DataConfig, RunConfig
 
 
 def captioner(
@@ -23,13 +23,13 @@ def captioner(
     preset: str = "small",
     epochs: float | None = None,
     minutes: float | None = None,
-    augment: Literal["none", "light", "strong"] = "light",
+    augment: Literal["none", "light", "strong"] | None = None,
     image_column: str | None = None,
     text_column: str | None = None,
-    max_broken_share: float = 0.05,
+    max_broken_share: float | None = None,
     difficulty: Literal["lesson", "easy", "hard"] | None = None,
     samples: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     config: Path | None = None,
     set: tuple[str, ...] = (),
     track: tuple[str, ...] = (),
@@ -45,14 +45,14 @@ def captioner(
         preset: sizes to start from: tiny, small or base
         epochs: how often each picture is seen (30 where neither this nor --minutes is given)
         minutes: train for about this long instead
-        augment: random changes to the pictures: light suits photos, strong suits icons and drawings
+        augment: random changes to the pictures: light (the default) suits photos, strong suits icons and drawings
         image_column: the column that holds the pictures or their paths, where guessing fails
         text_column: the column that holds the captions, where guessing fails
-        max_broken_share: stop where a greater share of the pictures cannot be read
+        max_broken_share: stop where a greater share of the pictures than this (0.05) cannot be read
         difficulty: of the built-in shapes
         samples: how many of the built-in shapes
-        seed: of everything random
-        config: a YAML or JSON file of settings, nested as a run's config.json
+        seed: of everything random (0)
+        config: a YAML or JSON file of settings, nested as a run's config.json; other options win over it
         set: any setting by its path, as model.vision.width=192 (see a run's config.json)
         track: also log to tensorboard or wandb
         resume: go on with the run in OUT where it stopped
@@ -60,17 +60,26 @@ def captioner(
     if resume:
         settings = configs.load(RunConfig, out / "config.json")
     else:
-        data_config = DataConfig(
-            path=data, image_column=image_column, text_column=text_column, max_broken_share=max_broken_share
-        )
-        train = TrainConfig(augment=None if augment == "none" else augment_for(augment))
-        settings = RunConfig(data=data_config, model=captioner_preset(preset), train=train)
+        settings = RunConfig(data=DataConfig(path=""), model=captioner_preset(preset))
+        if config is not None:
+            settings = configs.merge(settings, read_settings(config))
         named = {
             "train": {"epochs": epochs, "minutes": minutes, "seed": seed},
-            "data": {"shapes": {"difficulty": difficulty, "samples": samples}},
+            "data": {
+                "path": data or None,
+                "image_column": image_column,
+                "text_column": text_column,
+                "max_broken_share": max_broken_share,
+                "shapes": {"difficulty": difficulty, "samples": samples},
+            },
         }
         settings = configs.merge(settings, _given(named))
-        settings = apply_settings(settings, config, set)
+        if epochs is not None and minutes is None:  # what is asked for here is meant, not the file's time
+            settings = replace(settings, train=replace(settings.train, minutes=None))
+        if augment is not None:
+            changes = None if augment == "none" else augment_for(augment)
+            settings = replace(settings, train=replace(settings.train, augment=changes))
+        settings = apply_settings(settings, set)
         if not settings.data.path:
             raise UserError("No data was named", "chiasm train captioner DATA --out FOLDER (try: emoji, or shapes)")
     from chiasm.train.run import train_captioner  # Lightning takes seconds: a mistyped setting should not wait for it
@@ -91,10 +100,8 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in nested.items() if value is not None}
 
 
-def apply_settings(settings: RunConfig, file: Path | None, changes: Sequence[str]) -> RunConfig:
-    """The settings with those of a file, then those of `--set`, in place of their own."""
-    if file is not None:
-        settings = configs.merge(settings, read_settings(file))
+def apply_settings(settings: RunConfig, changes: Sequence[str]) -> RunConfig:
+    """The settings with those of `--set` in place of their own."""
     pairs = {}
     for change in changes:
         path, equals, value = change.partition("=")
