@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from chiasm.models.language import CausalDecoder
 from chiasm.objectives import Captioning
 from chiasm.types import Batch
 
@@ -82,37 +81,3 @@ def test_targets_end_with_the_end(make_captioner, batch):
     after = Captioning()(model, Batch(**vars(batch) | {"ids": other}))["token_loss"]
     log_probs = model.head(model(batch.images, batch.ids))[2, LENGTHS[2] - 2].log_softmax(-1)
     torch.testing.assert_close(after - before, log_probs[2] - log_probs[5], rtol=1e-3, atol=1e-3)
-
-
-@pytest.fixture
-def read(monkeypatch):
-    """The ids that the decoder was given, call by call."""
-    seen, forward = [], CausalDecoder.forward
-    monkeypatch.setattr(
-        CausalDecoder, "forward", lambda self, ids, context: seen.append(ids) or forward(self, ids, context)
-    )
-    return seen
-
-
-def test_word_dropout_blanks_words_that_are_read_and_none_that_are_predicted(make_captioner, batch, read):
-    model, before = make_captioner().train(), batch.ids.clone()
-    torch.manual_seed(0)
-    for share in (0.2, 0.5):
-        read.clear()
-        for _ in range(100):
-            losses = Captioning(word_dropout=share)(model, batch)
-        ids, words = torch.stack(read), batch.keep[:, 1:-1]
-        assert torch.equal(ids[..., 0], batch.ids[:, 0].expand(100, -1))  # BOS stays
-        changed = ids != batch.ids[:, :-1]
-        assert not ids[changed].any()  # blank is pad
-        assert changed[..., 1:][:, words].float().mean().item() == pytest.approx(share, abs=0.04)
-        assert torch.equal(batch.ids, before)
-        hidden = model(batch.images, ids[-1])
-        log_probs = model.head(hidden).log_softmax(-1).gather(-1, batch.ids[:, 1:, None])[..., 0]
-        torch.testing.assert_close(losses["token_loss"], -log_probs[batch.keep[:, 1:]].sum())
-
-
-def test_word_dropout_is_for_training_only(make_captioner, batch, read):
-    Captioning(word_dropout=0.9)(make_captioner(), batch)
-    Captioning()(make_captioner().train(), batch)
-    assert all(torch.equal(ids, batch.ids[:, :-1]) for ids in read)

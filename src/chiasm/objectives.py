@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from chiasm.losses import next_token
@@ -20,9 +19,6 @@ class Captioning:
     """
 
     label_smoothing: float = 0.0
-    word_dropout: float = 0.0
-    """In training, blank this share of the words that the decoder reads (1511.06349, section 3.3), not of those that
-    it predicts: it then looks at the picture where the words before would let it guess."""
 
     def count(self, batch: Batch) -> int:
         """Tokens that are predicted: all but BOS and pads."""
@@ -31,13 +27,7 @@ class Captioning:
     def __call__(self, model: Captioner, batch: Batch) -> dict[str, Tensor]:
         """`loss` (smoothed) and `token_loss` (plain), summed over tokens, in nats."""
         wanted = batch.keep[:, 1:]
-        ids = batch.ids[:, :-1]
-        if model.training and self.word_dropout:
-            blank = torch.rand(ids.shape, device=ids.device) < self.word_dropout
-            blank[:, 0] = False  # BOS is no word
-            unknown = model.rules.pad if model.rules.unk is None else model.rules.unk
-            ids = ids.masked_fill(blank, unknown)
-        hidden = model(batch.images, ids)
+        hidden = model(batch.images, batch.ids[:, :-1])
         logits = model.head(hidden[wanted])
         smoothed, plain = next_token(logits, batch.ids[:, 1:][wanted], self.label_smoothing)
         return {"loss": smoothed, "token_loss": plain}

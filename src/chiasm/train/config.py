@@ -58,8 +58,6 @@ class TrainConfig:
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
-    word_dropout: float = 0.0
-    """Share of the words that the decoder reads to blank: against guessing from the words before, not the picture."""
     ema_decay: float = 0.998
     """Decay per step of the moving average of the weights, which is what is validated and kept; 0 turns it off."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -84,7 +82,7 @@ class TrainConfig:
         for name in ("weight_decay", "checkpoint_every_seconds", "workers", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must not be negative")
-        for name in ("warmup", "label_smoothing", "word_dropout", "ema_decay"):
+        for name in ("warmup", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 0 and below 1")
 

@@ -62,8 +62,7 @@ class Run:
         self.pictures = self._pictures()
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
-        settings = self.config.train
-        self.objective = Captioning(label_smoothing=settings.label_smoothing, word_dropout=settings.word_dropout)
+        self.objective = Captioning(label_smoothing=self.config.train.label_smoothing)
         loader = self._loader("train")
         if loader is None:
             raise UserError(f"No training picture of {self.source.name} can be read", "quarantine.jsonl says why.")
