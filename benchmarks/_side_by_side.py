@@ -1,0 +1,45 @@
+"""Two ways to do one thing, timed in turn in one run; results as a table on the screen and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def median_seconds(sides: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
+    """The median time of each side, measured in turn so that whatever else the machine does meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeat):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def report(title: str, rows: list[dict[str, Any]], path: Path) -> None:
+    """Print the rows (dictionaries with equal keys) as a table, and write them with what they were measured on."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+               "processor": platform.processor() or platform.machine()}  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"title": title, "machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    print(f"results    {path}")
