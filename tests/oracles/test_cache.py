@@ -7,7 +7,7 @@ import torch
 
 from chiasm.generate import GenerateConfig, generate, stream
 from chiasm.models.vision import ConvConfig, VitConfig
-from chiasm.nn import Attention
+from chiasm.nn import Attention, KeyValueCache
 
 PAD, BOS, EOT = 0, 1, 2
 VISIONS = {
@@ -121,12 +121,20 @@ def test_cross_attention_reads_keys_that_are_computed_once_per_picture(lively, m
     monkeypatch.setattr(
         Attention, "project", lambda self, context: projected.append((self, context.shape[0])) or project(self, context)
     )
+    remembered = {}
+    append = KeyValueCache.append_stacked
+    monkeypatch.setattr(
+        KeyValueCache,
+        "append_stacked",
+        lambda self, new: remembered.setdefault(self, []).append(new.shape[0]) or append(self, new),
+    )
     captions = 1 if mode == "greedy" else 3
     generate(lively, make_images(5), GenerateConfig(mode=mode, captions=captions))
     for block in lively.decoder.blocks:
         assert [rows for attention, rows in projected if attention is block.attend_cross] == [5]
-        own = [rows for attention, rows in projected if attention is block.attend_self]
-        assert len(own) > 2 and own[0] == 5 * (4 if mode == "beam" else captions)
+    assert len(remembered) == len(lively.decoder.blocks)
+    for rows in remembered.values():
+        assert len(rows) > 2 and rows[0] == 5 * (4 if mode == "beam" else captions)
 
 
 def test_two_texts_written_in_turns_on_one_model_do_not_meet(lively, make_images):

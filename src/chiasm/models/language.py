@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from chiasm.nn import Block, KeyValueCache, KeyValues, TokenEmbed, init_weights
+from chiasm.nn import Block, BlockStep, KeyValueCache, KeyValues, TokenEmbed, init_weights
 from chiasm.types import Encoded
 
 
@@ -65,7 +65,8 @@ class Draft:
     """Per layer, what cross-attention reads: one row per picture, shared by its beams."""
     context_keep: Bool[Tensor, "pictures n"] | None
     beams: int
-    caches: list[KeyValueCache] = field(default_factory=list)
+    caches: list[KeyValueCache]
+    steps: list[BlockStep]
     length: int = 0
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
@@ -125,13 +126,20 @@ class CausalDecoder(nn.Module):
             context_keep=context.keep,
             beams=beams,
             caches=[KeyValueCache() for _ in self.blocks],
+            steps=[BlockStep(block) for block in self.blocks],
         )
 
     def step(self, ids: Int[Tensor, "r l"], draft: Draft) -> Float[Tensor, "r l v"]:
         """Logits after each of the next `l` tokens of every row, which the draft then remembers."""
         x = self.embed(ids, draft.length)
-        for block, cache, context in zip(self.blocks, draft.caches, draft.contexts, strict=True):
-            x = block(x, causal=True, cache=cache, context=context, context_keep=draft.context_keep)
+        if ids.shape[1] == 1 and draft.context_keep is None and not self.training:
+            row = x[:, 0]
+            for step, cache, context in zip(draft.steps, draft.caches, draft.contexts, strict=True):
+                row = step(row, cache, context)
+            x = row[:, None]
+        else:
+            for block, cache, context in zip(self.blocks, draft.caches, draft.contexts, strict=True):
+                x = block(x, causal=True, cache=cache, context=context, context_keep=draft.context_keep)
         draft.length += ids.shape[1]
         return self.head(self.norm(x))
 

@@ -12,10 +12,12 @@ from chiasm.nn.embed import (
 )
 from chiasm.nn.init import init_weights, weight_decay_groups
 from chiasm.nn.latent import LatentReader
+from chiasm.nn.step import BlockStep
 
 __all__ = [
     "Attention",
     "Block",
+    "BlockStep",
     "GridPositions",
     "KeyValueCache",
     "KeyValues",

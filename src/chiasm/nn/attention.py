@@ -32,32 +32,31 @@ class KeyValueCache:
 
     def __init__(self) -> None:
         self.length = 0
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
+        self._buffer: Float[Tensor, "b capacity 2 h k"] | None = None
 
     def append(self, new: KeyValues) -> KeyValues:
         """Remember the keys and values of further tokens; returns those of all tokens so far."""
-        start, self.length = self.length, self.length + new.keys.shape[2]
-        if self._keys is None or self._values is None or self.length > self._keys.shape[2]:
-            self._grow(new, start)
-        assert self._keys is not None and self._values is not None
-        self._keys[:, :, start : self.length] = new.keys
-        self._values[:, :, start : self.length] = new.values
-        return KeyValues(self._keys[:, :, : self.length], self._values[:, :, : self.length])
+        return self.append_stacked(torch.stack(new).permute(1, 3, 0, 2, 4))
+
+    def append_stacked(self, new: Float[Tensor, "b n 2 h k"]) -> KeyValues:
+        """The same with keys and values in one tensor, as one projection makes them: one copy."""
+        start, self.length = self.length, self.length + new.shape[1]
+        buffer = self._buffer
+        if buffer is None or self.length > buffer.shape[1]:
+            buffer = self._buffer = self._grown(new)
+        buffer[:, start : self.length] = new
+        return KeyValues(*buffer[:, : self.length].permute(2, 0, 3, 1, 4))
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep the given rows of the batch, in the given order: beams that live on, captions that go on."""
-        assert self._keys is not None and self._values is not None
-        self._keys, self._values = self._keys.index_select(0, rows), self._values.index_select(0, rows)
+        assert self._buffer is not None
+        self._buffer = self._buffer.index_select(0, rows)
 
-    def _grow(self, new: KeyValues, written: int) -> None:
-        b, h, _, k = new.keys.shape
-        capacity = max(16, 2 * self.length)
-        for name, like in (("_keys", new.keys), ("_values", new.values)):
-            grown = like.new_empty(b, h, capacity, k)
-            if written:
-                grown[:, :, :written] = getattr(self, name)[:, :, :written]
-            setattr(self, name, grown)
+    def _grown(self, new: Float[Tensor, "b n 2 h k"]) -> Float[Tensor, "b capacity 2 h k"]:
+        grown = new.new_empty(len(new), max(16, 2 * self.length), *new.shape[2:])
+        if self._buffer is not None:
+            grown[:, : self._buffer.shape[1]] = self._buffer
+        return grown
 
 
 def causal_keep(queries: int, keys: int, device: torch.device | str = "cpu") -> Bool[Tensor, "l n"]:
