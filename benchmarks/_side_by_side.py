@@ -36,10 +36,16 @@ def report(title: str, rows: list[dict[str, Any]], path: Path) -> None:
     for name in rows[0]:
         table.add_column(name, justify="right")
     for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*map(_shown, row.values()))
     Console().print(table)
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
                "processor": platform.processor() or platform.machine()}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"title": title, "machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
     print(f"results    {path}")
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

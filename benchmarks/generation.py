@@ -7,6 +7,7 @@ steps": neither may write EOT before the last step, so that both take as many st
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from chiasm.models import Captioner
 from chiasm.models.language import TextRules
 from chiasm.models.presets import captioner_tiny
 from chiasm.nn import Attention, Block
+from chiasm.progress import track
 from chiasm.train.config import DataConfig, RunConfig, TrainConfig
 from chiasm.train.run import Run, fit
 
@@ -40,12 +42,11 @@ def main() -> None:
     batches = (1, 4) if args.toy else (1, 32, 256)
     model, images = trained_captioner(max(batches), steps=20 if args.toy else 120)
     lesson = as_lesson(model)
+    jobs = [(forced, batch, limit) for forced in (False, True) for batch in batches for limit in LIMITS]
     rows = []
-    for forced in (False, True):
-        for batch in batches:
-            for limit in LIMITS:
-                repeat = args.repeat * (1 if args.toy or batch > 1 else SLOW_REPEATS)
-                rows.append(compare(model, lesson, images[:batch], limit, forced=forced, repeat=repeat))
+    for forced, batch, limit in track(jobs, "captioning", total=len(jobs)):
+        repeat = args.repeat * (1 if args.toy or batch > 1 else SLOW_REPEATS)
+        rows.append(compare(model, lesson, images[:batch], limit, forced=forced, repeat=repeat))
     report("Greedy captions per second, lesson and chiasm", rows, args.out)
 
 
@@ -57,6 +58,7 @@ def trained_captioner(pictures: int, steps: int) -> tuple[Captioner, Tensor]:
     train = TrainConfig(steps=steps, batch_size=32, learning_rate=2e-3, precision="fp32", label_smoothing=0.0,
                         ema_decay=0.0, augment=None, keep="last", validate_every_epochs=100.0)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["CHIASM_CACHE"] = folder
         bundle = fit(Run(RunConfig(data=data, model=sizes, train=train), Path(folder) / "run")).bundle
     assert bundle is not None
     drawn = draw_shapes(ShapesConfig(difficulty="lesson", samples=max(10, pictures), seed=1))

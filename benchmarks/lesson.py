@@ -23,6 +23,7 @@ from chiasm.data.transforms import AugmentConfig, PreprocessConfig, normalize
 from chiasm.generate import GenerateConfig
 from chiasm.models.presets import captioner_tiny
 from chiasm.predict import Predictor
+from chiasm.progress import track
 from chiasm.train.config import DataConfig, RunConfig, TrainConfig
 from chiasm.train.run import Run, fit
 
@@ -54,7 +55,7 @@ def main() -> None:
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     exact: dict[str, list[float]] = {name: [] for name in sides}
-    for seed in range(args.repeat):
+    for seed in track(range(args.repeat), "training both sides", total=args.repeat):
         for name, side in sides.items():
             start = time.perf_counter()
             captioner = side(seed)
