@@ -20,9 +20,8 @@ def commands_page() -> str:
         shown = io.StringIO()
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
             main([*verb, "--help"])
-        parts.append(
-            f"## chiasm {' '.join(verb)}\n\n{summary[0].upper()}{summary[1:]}.\n\n```\n{shown.getvalue().strip()}\n```\n"
-        )
+        title = f"## chiasm {' '.join(verb)}\n\n{summary[0].upper()}{summary[1:]}."
+        parts.append(f"{title}\n\n```\n{shown.getvalue().strip()}\n```\n")
     return "\n".join(parts)
 
 

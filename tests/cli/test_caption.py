@@ -85,6 +85,14 @@ def test_attention_is_drawn_once_per_word(run, shelf, ask, tmp_path):
     assert sorted(p.name for p in (tmp_path / "many").iterdir()) == ["0.png", "1.png"]
 
 
+def test_pictures_of_one_name_in_two_folders_are_both_drawn(run, shelf, ask, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(shelf / "0.png", tmp_path / folder / "0.png")
+    assert ask("caption", run, tmp_path / "a", tmp_path / "b", "--attention", tmp_path / "many")[0] == 0
+    assert len(list((tmp_path / "many").iterdir())) == 2
+
+
 def test_a_broken_picture_among_good_ones(run, shelf, ask, tmp_path):
     shutil.copy(shelf / "0.png", tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no picture")

@@ -48,7 +48,7 @@ def test_documents_name_real_commands_and_files(document):
             assert any(tuple(words[: len(verb)]) == verb for verb in VERBS), line
         if line.startswith("make "):
             assert f"\n{line.split()[1]}: " in (ROOT / "Makefile").read_text(encoding="utf-8"), line
-        for script in re.findall(r"(?:benchmarks|docs|examples)/[\w/.]+", line):
+        for script in re.findall(r"(?:benchmarks|docs|examples)/[\w/.-]+", line):
             assert (ROOT / script).exists(), line
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert ((ROOT / document).parent / target).exists(), target

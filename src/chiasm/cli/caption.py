@@ -86,7 +86,7 @@ def caption(
             print(_as_json(path, text) if json else _as_line(path, text), flush=True)
             if attention is not None:
                 words = [word for word, _ in text.tokens]
-                target = attention if len(paths) == 1 and attention.suffix else attention / f"{path.stem}.png"
+                target = attention if len(paths) == 1 and attention.suffix else attention / _drawing(path, paths)
                 attention_figure(pixel, words, predictor.attention(pixel[None], text), target)
     if broken:
         told = "\n  ".join(broken)
@@ -114,6 +114,12 @@ def _find(pictures: tuple[str, ...]) -> list[Path]:
                 raise UserError(f"There is no {word}", "Name a picture, a folder, or a glob in quotes.")
             found += matches
     return found
+
+
+def _drawing(path: Path, paths: list[Path]) -> str:
+    """A name for a picture's drawing: its own, with its folder where another picture has the same."""
+    alone = sum(other.stem == path.stem for other in paths) == 1
+    return f"{path.stem}.png" if alone else "-".join(path.absolute().parts[1:]) + ".png"
 
 
 def _as_line(path: Path, caption: Caption) -> str:
