@@ -16,7 +16,7 @@ $(SETUP): pyproject.toml constraints.txt
 
 demo: setup
 	rm -rf runs/demo
-	$(BIN)/chiasm train captioner --config examples/emoji.yaml --augment strong --minutes 4 --out runs/demo
+	$(BIN)/chiasm train captioner --config examples/emoji.yaml --augment strong --minutes 6.5 --set train.batch_size=64 --out runs/demo
 
 test: setup
 	$(BIN)/python -m pytest

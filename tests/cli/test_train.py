@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -40,6 +41,11 @@ def test_the_end_of_a_run_says_what_to_do_next(ask, tmp_path):
     assert (code, err) == (0, "")
     assert "# Captioner trained on shapes-lesson" in out
     assert f"chiasm caption '{tmp_path / 'a run'}' PICTURE" in out
+    for line in out.splitlines():
+        name, _, path = line.partition(" ")
+        if name in ("model", "captions", "pictures", "attention", "curves"):
+            assert Path(path.strip()).exists(), line
+    assert "gallery-test.png" in out
     code, _, err = ask(*COMMAND, *lesson, "--out", tmp_path / "a run")
     assert (code, "holds a run already" in err, "--resume" in err) == (2, True, True)
 

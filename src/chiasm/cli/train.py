@@ -89,9 +89,24 @@ def captioner(
         print(f"stopped at step {result.step}; to go on, type:\n  {_again(out, track)}", file=sys.stderr)
         return 130
     print((out / "card.md").read_text(encoding="utf-8"))
-    print(f"model      {out / 'bundle'}\ncurves     {out / 'curves.png'}\ncaptions   {out / 'captions.jsonl'}")
-    print(f"next       chiasm caption {shlex.quote(str(out))} PICTURE --attention where.png")
+    print(_where_to_look(out))
     return 0
+
+
+def _where_to_look(out: Path) -> str:
+    """The files of a finished run that people want to see, and what to type next."""
+    run = shlex.quote(str(out))
+    lines = [
+        ("model", str(out / "bundle")),
+        ("captions", str(out / "captions.jsonl")),
+        *(("pictures", str(path)) for path in sorted(out.glob("gallery-*.png"))),
+        *(("attention", str(path) + "/") for path in sorted(out.glob("attention-*"))),
+        ("curves", str(out / "curves.png")),
+        ("next", f"chiasm caption {run} PICTURE --attention where.png"),
+        ("", f"chiasm caption {run} FOLDER --mode beam --json"),
+        ("", f"chiasm evaluate {run} DATA"),
+    ]
+    return "\n".join(f"{name:<11}{text}" for name, text in lines)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
