@@ -17,7 +17,7 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 def curves_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Training and validation loss, and learning rate, against steps."""
     figure, axes = _subplots(1, 2, (9.0, 3.6))
-    for name, label in (("loss", "training (smoothed targets, augmented)"), ("val_token_loss", "validation")):
+    for name, label in (("loss", "training, as minimised"), ("val_token_loss", "validation")):
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         if points:
             axes[0, 0].plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)

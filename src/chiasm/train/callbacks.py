@@ -182,7 +182,7 @@ class StopOnSignal(Callback):
 
 
 class Bar(Callback):
-    """A progress bar with the time left, the loss and the speed; silent where stderr is no terminal."""
+    """A progress bar with the time left and the losses; silent where stderr is no terminal."""
 
     def __init__(self, validate: Validate):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
