@@ -1,4 +1,4 @@
-"""Losses as functions of tensors: the next token's cross-entropy."""
+"""The next token's cross-entropy, smoothed and plain."""
 
 from __future__ import annotations
 
@@ -19,3 +19,6 @@ def next_token(
     if not smoothing:
         return plain, plain
     return (1 - smoothing) * plain - smoothing * log_probs.mean(-1).sum(), plain
+
+
+__all__ = ["next_token"]
