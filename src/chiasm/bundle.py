@@ -30,10 +30,8 @@ class BundleConfig:
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"format is {self.format}, this version reads {FORMAT}")
-        if self.preprocess.size != self.model.vision.size:
-            raise ValueError(
-                f"pictures of {self.preprocess.size} pixels do not fit a model of {self.model.vision.size}"
-            )
+        if self.preprocess.size != self.model.size:
+            raise ValueError(f"pictures of {self.preprocess.size} pixels do not fit a model of {self.model.size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +64,7 @@ class Bundle:
         folder = find_bundle(Path(folder))
         config = configs.load(BundleConfig, folder / "config.json")
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        vocabulary = config.model.decoder.vocabulary
+        vocabulary = config.model.vocabulary
         if tokenizer.vocab_size != vocabulary:
             raise UserError(
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocabulary}",

@@ -70,9 +70,9 @@ def captioner_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, me
 
 def example_batch(config: ModelConfig, batch_size: int, text_tokens: int) -> Batch:
     """A batch of noise and arbitrary words, of the shapes that training would see."""
-    ids = torch.full((batch_size, text_tokens), config.decoder.vocabulary - 1)
+    ids = torch.full((batch_size, text_tokens), config.vocabulary - 1)
     return Batch(
-        images=torch.randn(batch_size, 3, *config.vision.size),
+        images=torch.randn(batch_size, 3, *config.size),
         ids=ids,
         keep=torch.ones_like(ids, dtype=torch.bool),
         image_ids=torch.zeros(batch_size, dtype=torch.long),

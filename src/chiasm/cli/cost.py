@@ -42,7 +42,7 @@ def cost(
         settings = merge(settings, read_settings(config))
     settings = apply_settings(settings, set)
     model = settings.completed(vocabulary).model
-    context = model.decoder.rules.context
+    context = model.rules.context
     for name, value in (("batch-size", batch_size), ("pictures", pictures), ("vocabulary", vocabulary)):
         if value < 1:
             raise UserError(f"--{name} is {value}", "It must be at least 1.")

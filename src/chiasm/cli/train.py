@@ -126,7 +126,7 @@ def apply_settings(settings: RunConfig, changes: Sequence[str]) -> RunConfig:
             )
         pairs[path] = value
     settings = configs.override(settings, pairs)
-    return replace(settings, preprocess=replace(settings.preprocess, size=settings.model.vision.size))
+    return replace(settings, preprocess=replace(settings.preprocess, size=settings.model.size))
 
 
 def read_settings(file: Path) -> dict[str, Any]:

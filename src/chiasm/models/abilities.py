@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chiasm.models.language import Draft, TextRules
@@ -29,3 +29,22 @@ class Writer(ABC):
     def reorder(self, draft: Draft, rows: Int[Tensor, " r"]) -> None:
         """Keep the given rows of the draft, in the given order, whole pictures together."""
         draft.select(rows)
+
+
+class Embedder(ABC):
+    """Puts pictures and texts into one space; all that contrastive losses, search and classification know of a model.
+
+    Vectors are of unit length and fp32. `log_scale` is the logarithm of what a cosine is multiplied by to become a
+    logit, `bias` what is then added.
+    """
+
+    log_scale: Tensor
+    bias: Tensor | None
+
+    @abstractmethod
+    def embed_images(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b e"]:
+        """One vector per picture."""
+
+    @abstractmethod
+    def embed_texts(self, ids: Int[Tensor, "b l"], keep: Bool[Tensor, "b l"]) -> Float[Tensor, "b e"]:
+        """One vector per text; `keep` is False at pads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,26 @@ class CaptionerConfig:
 
     vision: VisionConfig = field(default_factory=VitConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures, in pixels."""
+        return self.vision.size
+
+    @property
+    def rules(self) -> TextRules:
+        """The ids and the length that texts keep to."""
+        return self.decoder.rules
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids there are."""
+        return self.decoder.vocabulary
+
+    def completed(self, vocabulary: int, unk: int) -> CaptionerConfig:
+        """With what the tokenizer knows."""
+        rules = replace(self.rules, unk=unk)
+        return replace(self, decoder=replace(self.decoder, vocabulary=vocabulary, rules=rules))
 
 
 class Captioner(nn.Module, Writer):

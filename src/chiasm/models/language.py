@@ -1,4 +1,4 @@
-"""Text models: the causal decoder, which reads a picture by cross-attention.
+"""Text models: the encoder of whole texts, and the causal decoder, which reads a picture by cross-attention.
 
 Letters: b batch · l text length · n picture tokens · d width · v vocabulary · r rows of a draft (pictures × beams).
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from chiasm.nn import Block, BlockStep, KeyValueCache, KeyValues, TokenEmbed, init_weights
+from chiasm.nn import Activation, Block, BlockStep, KeyValueCache, KeyValues, TokenEmbed, init_weights
 from chiasm.types import Encoded
 
 
@@ -38,6 +38,71 @@ class TextRules:
             raise ValueError(f"pad {self.pad}, bos {self.bos}, eot {self.eot} and unk {self.unk} must differ")
         if self.context < 3:
             raise ValueError(f"context {self.context} leaves no room for a word between BOS and EOT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Sizes of a text encoder; `vocabulary` is completed by the tokenizer."""
+
+    width: int = 256
+    depth: int = 4
+    heads: int = 4
+    rules: TextRules = field(default_factory=TextRules)
+    vocabulary: int = 0
+    causal: bool = True
+    """Each token reads only what precedes it, as in CLIP; otherwise the whole text."""
+    pool: Literal["eot", "mean"] = "eot"
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text transformer (2103.00020, section 2.4): tokens, positions, pre-norm blocks, one vector per text.
+
+    Differs from the paper where asked: it can read both ways, and pool by the mean over real tokens.
+    """
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.width = config.width
+        self.embed = TokenEmbed(config.vocabulary, config.rules.context, config.width)
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                dropout=config.dropout,
+                activation=config.activation,
+                norm_eps=config.norm_eps,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width, config.norm_eps)
+        init_weights(self, config.depth)
+
+    def forward(self, ids: Int[Tensor, "b l"], keep: Bool[Tensor, "b l"]) -> Encoded:
+        """Tokens, and as `pooled` the vector at EOT, or the mean; ValueError for a text without EOT.
+
+        Pads stand right of the text: of a causal encoder no real token sees them.
+        """
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = block(x, keep=None if self.config.causal else keep, causal=self.config.causal)
+        x = self.norm(x)
+        if self.config.pool == "mean":
+            weights = keep.to(x.dtype)[..., None]
+            return Encoded(tokens=x, keep=keep, pooled=(x * weights).sum(1) / weights.sum(1))
+        ends = ids == self.config.rules.eot
+        if not bool(ends.any(1).all()):
+            raise ValueError(f"a text has no EOT (id {self.config.rules.eot}), at which its vector is read")
+        return Encoded(tokens=x, keep=keep, pooled=x[torch.arange(len(x), device=x.device), ends.int().argmax(1)])
 
 
 @dataclass(frozen=True, kw_only=True)

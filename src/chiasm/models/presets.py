@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from chiasm.errors import UserError
 from chiasm.models.captioner import CaptionerConfig
-from chiasm.models.language import DecoderConfig, TextRules
-from chiasm.models.vision import VitConfig
+from chiasm.models.clip import ClipConfig
+from chiasm.models.language import DecoderConfig, TextConfig, TextRules
+from chiasm.models.vision import ConvConfig, VitConfig
+
+C = TypeVar("C")
 
 
 def captioner_tiny() -> CaptionerConfig:
@@ -43,6 +47,65 @@ CAPTIONERS: dict[str, Callable[[], CaptionerConfig]] = {
 
 def captioner_preset(name: str) -> CaptionerConfig:
     """The captioner of that name; UserError names the others."""
-    if name not in CAPTIONERS:
-        raise UserError(f"There is no captioner preset {name!r}", f"Presets: {', '.join(CAPTIONERS)}.")
-    return CAPTIONERS[name]()
+    return _preset(CAPTIONERS, name, "captioner")
+
+
+def clip_lesson() -> ClipConfig:
+    """The sizes of the lesson's MiniCLIP: a strided CNN at 32 px, a text transformer of 2 layers, width 256."""
+    return ClipConfig(
+        vision=ConvConfig(size=(32, 32), widths=(64, 128, 256), pool="mean"),
+        text=TextConfig(width=256, depth=2, heads=4),
+    )
+
+
+def clip_tiny() -> ClipConfig:
+    """About 1 M parameters at 32 px, to try things out."""
+    return ClipConfig(
+        vision=VitConfig(size=(32, 32), patch_pixels=8, width=128, depth=2, heads=4, stem="conv", pool="mean"),
+        text=TextConfig(width=128, depth=2, heads=4),
+        embed_dim=128,
+    )
+
+
+def clip_small() -> ClipConfig:
+    """About 6 M parameters at 64 px, with a convolutional stem: for hundreds to tens of thousands of pictures."""
+    return ClipConfig(
+        vision=VitConfig(size=(64, 64), patch_pixels=8, width=192, depth=4, heads=4, stem="conv", pool="mean"),
+        text=TextConfig(width=192, depth=3, heads=4),
+    )
+
+
+def _published(pixels: int, patch: int, vision: tuple[int, int], text: tuple[int, int], embed_dim: int) -> ClipConfig:
+    """A size of 2103.00020, table 20: (width, depth) of both towers; heads are 64 wide."""
+    shared = {"activation": "quick_gelu"}
+    return ClipConfig(
+        vision=VitConfig(
+            size=(pixels, pixels), patch_pixels=patch, width=vision[0], depth=vision[1], heads=vision[0] // 64,
+            pool="cls", norm_first=True, **shared,
+        ),
+        text=TextConfig(
+            width=text[0], depth=text[1], heads=text[0] // 64, rules=TextRules(context=77), **shared
+        ),
+        embed_dim=embed_dim,
+    )  # fmt: skip
+
+
+CLIPS: dict[str, Callable[[], ClipConfig]] = {
+    "lesson": clip_lesson,
+    "tiny": clip_tiny,
+    "small": clip_small,
+    "vit-b-32": lambda: _published(224, 32, (768, 12), (512, 12), 512),
+    "vit-b-16": lambda: _published(224, 16, (768, 12), (512, 12), 512),
+    "vit-l-14": lambda: _published(224, 14, (1024, 24), (768, 12), 768),
+}
+
+
+def clip_preset(name: str) -> ClipConfig:
+    """The dual encoder of that name; UserError names the others."""
+    return _preset(CLIPS, name, "CLIP")
+
+
+def _preset(known: dict[str, Callable[[], C]], name: str, what: str) -> C:
+    if name not in known:
+        raise UserError(f"There is no {what} preset {name!r}", f"Presets: {', '.join(known)}.")
+    return known[name]()

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import assert_never
 
-from chiasm.nn import Block, GridPositions, LatentReader, PatchEmbed, init_weights
+from chiasm.nn import Activation, Block, GridPositions, LatentReader, PatchEmbed, init_weights
 from chiasm.types import Encoded
 
 Pool = Literal["none", "cls", "mean", "attention"]
@@ -34,6 +34,10 @@ class VitConfig:
     stem: Literal["patch", "conv"] = "patch"
     """`conv` puts a residual CNN of the same stride in front (2106.14881): far better on small data."""
     dropout: float = 0.0
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-5
+    norm_first: bool = False
+    """A layer norm before the first block too, as OpenAI's CLIP has it."""
 
     def __post_init__(self) -> None:
         _check_size(self.size, self.patch_pixels)
@@ -98,10 +102,18 @@ class Vit(nn.Module):
         self.positions = GridPositions(*self.grid(config.size), config.width)
         self.cls = nn.Parameter(torch.randn(config.width) * 0.02) if config.pool == "cls" else None
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, mlp_ratio=config.mlp_ratio, dropout=config.dropout)
+            Block(
+                config.width,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                dropout=config.dropout,
+                activation=config.activation,
+                norm_eps=config.norm_eps,
+            )
             for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(config.width)
+        self.norm_first = nn.LayerNorm(config.width, config.norm_eps) if config.norm_first else nn.Identity()
+        self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.pool = Pooling(config.pool, config.width, config.heads)
         init_weights(self, config.depth)
 
@@ -115,6 +127,7 @@ class Vit(nn.Module):
         x = (grid + self.positions(*grid.shape[2:])).flatten(2).transpose(1, 2)
         if self.cls is not None:
             x = torch.cat([self.cls.expand(len(x), 1, -1), x], 1)
+        x = self.norm_first(x)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)

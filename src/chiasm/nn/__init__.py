@@ -1,7 +1,7 @@
 """The bricks: attention, blocks, latents, embeddings, initialisation and the rule of weight decay."""
 
 from chiasm.nn.attention import Attention, KeyValueCache, KeyValues, causal_keep
-from chiasm.nn.block import Block
+from chiasm.nn.block import Activation, Block, QuickGelu
 from chiasm.nn.embed import (
     GridPositions,
     PatchEmbed,
@@ -15,6 +15,7 @@ from chiasm.nn.latent import LatentReader
 from chiasm.nn.step import BlockStep
 
 __all__ = [
+    "Activation",
     "Attention",
     "Block",
     "BlockStep",
@@ -23,6 +24,7 @@ __all__ = [
     "KeyValues",
     "LatentReader",
     "PatchEmbed",
+    "QuickGelu",
     "TokenEmbed",
     "causal_keep",
     "fourier_features",

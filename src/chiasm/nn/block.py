@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from chiasm.nn.attention import Attention, KeyValueCache, KeyValues
 
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+
+class QuickGelu(nn.Module):
+    """x · sigmoid(1.702 x), as OpenAI's CLIP has it; written with SiLU, which is one fused operator."""
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """The same shape."""
+        return F.silu(1.702 * x) / 1.702
+
 
 class FeedForward(nn.Sequential):
-    """Two layers with a GELU (the erf one: it is the fast one on CPUs) between them."""
+    """Two layers with a GELU (the erf one, unless weights from elsewhere want another) between them."""
 
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0):
-        layers = [nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)]
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0, activation: Activation = "gelu"):
+        acts = {"gelu": nn.GELU, "gelu_tanh": lambda: nn.GELU("tanh"), "quick_gelu": QuickGelu}
+        layers = [nn.Linear(width, hidden), acts[activation](), nn.Linear(hidden, width)]
         super().__init__(*layers, *([nn.Dropout(dropout)] if dropout else []))
 
 
@@ -30,15 +44,17 @@ class Block(nn.Module):
         context_width: int | None = None,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
+        activation: Activation = "gelu",
+        norm_eps: float = 1e-5,
     ):
         super().__init__()
-        self.norm_self = nn.LayerNorm(width)
+        self.norm_self = nn.LayerNorm(width, norm_eps)
         self.attend_self = Attention(width, heads)
         if context_width is not None:
-            self.norm_cross = nn.LayerNorm(width)
+            self.norm_cross = nn.LayerNorm(width, norm_eps)
             self.attend_cross = Attention(width, heads, context_width=context_width)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = FeedForward(width, int(width * mlp_ratio), dropout)
+        self.norm_mlp = nn.LayerNorm(width, norm_eps)
+        self.mlp = FeedForward(width, int(width * mlp_ratio), dropout, activation)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def project(self, context: Float[Tensor, "b n c"]) -> KeyValues:

@@ -99,10 +99,8 @@ class RunConfig:
 
     def completed(self, vocabulary: int) -> RunConfig:
         """With what the data and the model know: the vocabulary, and the pictures' size."""
-        rules = replace(self.model.decoder.rules, unk=UNK)
-        decoder = replace(self.model.decoder, vocabulary=vocabulary, rules=rules)
         return replace(
             self,
-            model=replace(self.model, decoder=decoder),
-            preprocess=replace(self.preprocess, size=self.model.vision.size),
+            model=self.model.completed(vocabulary, UNK),
+            preprocess=replace(self.preprocess, size=self.model.size),
         )

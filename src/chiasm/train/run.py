@@ -123,7 +123,7 @@ class Run:
             preprocess=self.config.preprocess,
             augment=train.augment if split == "train" else None,
             batch_size=train.batch_size,
-            context=self.config.model.decoder.rules.context,
+            context=self.config.model.rules.context,
             seed=train.seed,
             truncate=self.config.data.truncate,
             workers=train.workers,

@@ -1,0 +1,92 @@
+"""CLIP: a picture encoder and a text encoder whose vectors meet in one space."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chiasm.models.abilities import Embedder
+from chiasm.models.language import TextConfig, TextEncoder, TextRules
+from chiasm.models.vision import VisionConfig, VitConfig, build_vision
+
+MAX_LOG_SCALE = math.log(100)
+"""Where training clamps the scale: above it, it becomes unstable (2103.00020, section 2.5)."""
+START_LOG_SCALE = {"softmax": math.log(1 / 0.07), "sigmoid": math.log(10)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """Sizes of both towers and of the space in which they meet."""
+
+    vision: VisionConfig = field(default_factory=lambda: VitConfig(pool="mean"))
+    text: TextConfig = field(default_factory=TextConfig)
+    embed_dim: int = 256
+    similarity: Literal["softmax", "sigmoid"] = "softmax"
+    """How cosines become probabilities, and so the loss: among all (InfoNCE, 2103.00020), or pair by pair (SigLIP,
+    2303.15343), which has a bias."""
+
+    def __post_init__(self) -> None:
+        if self.vision.pool == "none":
+            raise ValueError("a picture needs one vector, so vision.pool must be cls, mean or attention, not none")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures, in pixels."""
+        return self.vision.size
+
+    @property
+    def rules(self) -> TextRules:
+        """The ids and the length that texts keep to."""
+        return self.text.rules
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids there are."""
+        return self.text.vocabulary
+
+    def completed(self, vocabulary: int, unk: int) -> ClipConfig:
+        """With what the tokenizer knows."""
+        rules = replace(self.rules, unk=unk)
+        return replace(self, text=replace(self.text, vocabulary=vocabulary, rules=rules))
+
+
+class Clip(nn.Module, Embedder):
+    """Two encoders, one linear projection each, and the scale (and bias) of their similarities (2103.00020)."""
+
+    def __init__(self, config: ClipConfig):
+        super().__init__()
+        self.config = config
+        self.vision = build_vision(config.vision)
+        self.text = TextEncoder(config.text)
+        self.project_image = nn.Linear(self.vision.width, config.embed_dim, bias=False)
+        self.project_text = nn.Linear(self.text.width, config.embed_dim, bias=False)
+        for project in (self.project_image, self.project_text):
+            nn.init.normal_(project.weight, std=project.in_features**-0.5)
+        self.log_scale = nn.Parameter(torch.tensor(START_LOG_SCALE[config.similarity]))
+        self.bias = nn.Parameter(torch.tensor(-10.0)) if config.similarity == "sigmoid" else None
+
+    def embed_images(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b e"]:
+        """One vector of unit length per picture."""
+        pooled = self.vision(images).pooled
+        assert pooled is not None
+        return unit(self.project_image(pooled))
+
+    def embed_texts(self, ids: Int[Tensor, "b l"], keep: Bool[Tensor, "b l"]) -> Float[Tensor, "b e"]:
+        """One vector of unit length per text."""
+        pooled = self.text(ids, keep).pooled
+        assert pooled is not None
+        return unit(self.project_text(pooled))
+
+
+def unit(vectors: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
+    """The vectors at length 1, in fp32 whatever they were computed in."""
+    return F.normalize(vectors.float(), dim=-1)
+
+
+__all__ = ["MAX_LOG_SCALE", "START_LOG_SCALE", "Clip", "ClipConfig", "unit"]
