@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from chiasm.models.language import Draft, TextRules
@@ -46,5 +46,5 @@ class Embedder(ABC):
         """One vector per picture."""
 
     @abstractmethod
-    def embed_texts(self, ids: Int[Tensor, "b l"], keep: Bool[Tensor, "b l"]) -> Float[Tensor, "b e"]:
-        """One vector per text; `keep` is False at pads."""
+    def embed_texts(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:
+        """One vector per text, which ends at its first EOT."""

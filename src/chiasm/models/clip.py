@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,9 +77,9 @@ class Clip(nn.Module, Embedder):
         assert pooled is not None
         return unit(self.project_image(pooled))
 
-    def embed_texts(self, ids: Int[Tensor, "b l"], keep: Bool[Tensor, "b l"]) -> Float[Tensor, "b e"]:
-        """One vector of unit length per text."""
-        pooled = self.text(ids, keep).pooled
+    def embed_texts(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:
+        """One vector of unit length per text, which ends at its first EOT."""
+        pooled = self.text(ids).pooled
         assert pooled is not None
         return unit(self.project_text(pooled))
 

@@ -87,11 +87,16 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         init_weights(self, config.depth)
 
-    def forward(self, ids: Int[Tensor, "b l"], keep: Bool[Tensor, "b l"]) -> Encoded:
+    def forward(self, ids: Int[Tensor, "b l"]) -> Encoded:
         """Tokens, and as `pooled` the vector at EOT, or the mean; ValueError for a text without EOT.
 
-        Pads stand right of the text: of a causal encoder no real token sees them.
+        What stands right of the first EOT is padding, whatever its id: of a causal encoder no real token sees it.
         """
+        ends = ids == self.config.rules.eot
+        if not bool(ends.any(1).all()):
+            raise ValueError(f"a text has no EOT (id {self.config.rules.eot}), at which it ends")
+        places = ends.int().argmax(1)
+        keep = torch.arange(ids.shape[1], device=ids.device) <= places[:, None]
         x = self.embed(ids)
         for block in self.blocks:
             x = block(x, keep=None if self.config.causal else keep, causal=self.config.causal)
@@ -99,10 +104,7 @@ class TextEncoder(nn.Module):
         if self.config.pool == "mean":
             weights = keep.to(x.dtype)[..., None]
             return Encoded(tokens=x, keep=keep, pooled=(x * weights).sum(1) / weights.sum(1))
-        ends = ids == self.config.rules.eot
-        if not bool(ends.any(1).all()):
-            raise ValueError(f"a text has no EOT (id {self.config.rules.eot}), at which its vector is read")
-        return Encoded(tokens=x, keep=keep, pooled=x[torch.arange(len(x), device=x.device), ends.int().argmax(1)])
+        return Encoded(tokens=x, keep=keep, pooled=x[torch.arange(len(x), device=x.device), places])
 
 
 @dataclass(frozen=True, kw_only=True)
