@@ -2,5 +2,16 @@
 
 from chiasm.metrics.captions import Score, caption_scores, tokenize_caption
 from chiasm.metrics.intervals import Interval, bootstrap_interval, mean_interval
+from chiasm.metrics.retrieval import Ranks, rank_items, retrieval_scores
 
-__all__ = ["Interval", "Score", "bootstrap_interval", "caption_scores", "mean_interval", "tokenize_caption"]
+__all__ = [
+    "Interval",
+    "Ranks",
+    "Score",
+    "bootstrap_interval",
+    "caption_scores",
+    "mean_interval",
+    "rank_items",
+    "retrieval_scores",
+    "tokenize_caption",
+]

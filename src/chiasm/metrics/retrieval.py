@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,15 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from chiasm.metrics.captions import Score
-from chiasm.metrics.intervals import bootstrap_interval
+from chiasm.metrics.intervals import percentile_interval, resampled_sums
 from chiasm.progress import counting
 
 TIE = 2e-6
 """Cosines closer than this are equal: fp32 gives equal vectors cosines that differ by their place in the matrix."""
 
-Vectors = Float[Tensor, "rows e"] | Float[np.ndarray, "rows e"]
-Groups = Shaped[np.ndarray, " rows"]
+Vectors = Float[Tensor, "_n _e"] | Float[np.ndarray, "_n _e"]
+Groups = Shaped[np.ndarray, " _n"]
+"""Numbers or names; `_n` is q for queries and n for items (a leading underscore: any size passes, checked by hand)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def retrieval_scores(
     item_groups: Groups,
     *,
     ks: Sequence[int] = (1, 5, 10),
-    chunk: int = 2048,
+    chunk: int = 1024,
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -84,14 +85,14 @@ def retrieval_scores(
     """
     ranks = rank_items(queries, items, query_groups, item_groups, chunk=chunk)
     bootstrap = {"resamples": resamples, "seed": seed, "level": level}
-    scores = {name: mean_score(values, query_groups, **bootstrap) for name, values in ranks.per_query(ks).items()}
+    scores = mean_scores(ranks.per_query(ks), query_groups, **bootstrap)
     return scores | {"median_rank": median_score(ranks.expected(), query_groups, **bootstrap)}
 
 
 def rank_items(
-    queries: Vectors, items: Vectors, query_groups: Groups, item_groups: Groups, *, chunk: int = 2048
+    queries: Vectors, items: Vectors, query_groups: Groups, item_groups: Groups, *, chunk: int = 1024
 ) -> Ranks:
-    """The rank of each query's best own item among all items by cosine, in fp32; an item is own if the groups are equal.
+    """The rank of each query's best own item among all items, by cosine in fp32; own are the items of its group.
 
     Never more than `chunk` x `chunk` cosines exist at once. ValueError where sizes do not fit, a vector is not finite,
     or a query has no own item.
@@ -111,22 +112,32 @@ def rank_items(
     return Ranks(better=better, tied=tied, own=own)
 
 
-def mean_score(
-    values: Float[np.ndarray, " q"], groups: Groups, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
-) -> Score:
-    """The mean of per-query values and its bootstrap interval over whole groups of queries."""
-    known, group = np.unique(groups, return_inverse=True)
-    sums = np.column_stack([np.bincount(group, weights, minlength=len(known)) for weights in (values, None)])
-    low, high = bootstrap_interval(sums, lambda s: s[:, 0] / s[:, 1], resamples=resamples, seed=seed, level=level)
-    return Score(value=float(values.mean()), low=low, high=high, per_item=values)
+def mean_scores(
+    values: Mapping[str, Float[np.ndarray, " q"]],
+    groups: Groups,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Score]:
+    """The means of per-query values by name, and their bootstrap intervals over whole groups of queries."""
+    _, group = np.unique(groups, return_inverse=True)
+    columns = [np.bincount(group, own) for own in values.values()]
+    sums = resampled_sums(np.column_stack([*columns, np.bincount(group)]), resamples=resamples, seed=seed)
+    scores = {}
+    for (name, own), column in zip(values.items(), sums.T, strict=False):
+        low, high = percentile_interval(column / sums[:, -1], level=level)
+        scores[name] = Score(value=float(own.mean()), low=low, high=high, per_item=own)
+    return scores
 
 
 def median_score(
     values: Float[np.ndarray, " q"], groups: Groups, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> Score:
-    """The median of per-query values and its interval over groups (Woodruff 1952)."""
+    """The median of per-query values and its interval over whole groups of queries (Woodruff 1952)."""
     median = float(np.median(values))
-    below = mean_score((values <= median).astype(float), groups, resamples=resamples, seed=seed, level=level)
+    indicator = {"below": (values <= median).astype(float)}
+    below = mean_scores(indicator, groups, resamples=resamples, seed=seed, level=level)["below"]
     shares = np.clip([0.5 + below.low - below.value, 0.5 + below.high - below.value], 0, 1)
     low, high = np.quantile(values, shares)
     return Score(value=median, low=float(low), high=float(high), per_item=values)
@@ -203,4 +214,4 @@ def _slices(start: int, end: int, chunk: int) -> Iterator[slice]:
         yield slice(at, min(at + chunk, end))
 
 
-__all__ = ["TIE", "Ranks", "mean_score", "median_score", "rank_items", "retrieval_scores"]
+__all__ = ["TIE", "Ranks", "mean_scores", "median_score", "rank_items", "retrieval_scores"]
