@@ -93,10 +93,16 @@ def test_a_draft_selects_pictures_with_their_masks():
     torch.testing.assert_close(got[:, 0], wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("ids", [{"pad": 1}, {"eot": 0}, {"bos": 2}])
+@pytest.mark.parametrize("ids", [{"pad": 1}, {"eot": 1}, {"bos": 2}, {"unk": 0}])
 def test_reserved_ids_must_differ(ids):
     with pytest.raises(ValueError, match="must differ"):
         TextRules(**ids)
+
+
+@pytest.mark.parametrize("ids", [{"pad": 2}, {"bos": None}])
+def test_what_an_encoder_takes_of_published_tokenizers_a_decoder_refuses(ids):
+    with pytest.raises(ValueError, match="a decoder needs BOS"):
+        DecoderConfig(rules=TextRules(**ids))
 
 
 def test_a_context_without_room_for_a_word_is_refused():

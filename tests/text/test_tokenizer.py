@@ -4,6 +4,7 @@ import pickle
 from collections import Counter
 
 import pytest
+import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,3 +187,98 @@ def test_loading_a_foreign_tokenizer(tmp_path):
     path.write_text(text)
     with pytest.raises(UserError, match="not a tokenizer of chiasm"):
         Tokenizer.load(path)
+
+
+def published(folder, *, before="[CLS] ", after=" [SEP]", pad="[PAD]", as_objects=False, length=None):
+    """A lower-casing word tokenizer as Hugging Face's files have it: what surrounds a text is in its post-processor."""
+    vocabulary = {t: i for i, t in enumerate(["a", "red", "circle", "[UNK]", "[SEP]", "[CLS]", "[PAD]", "[MASK]"])}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.normalizer = tokenizers.normalizers.Lowercase()
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.add_special_tokens(["[UNK]", "[SEP]", "[CLS]", "[PAD]", "[MASK]"])
+    marks = [(t, vocabulary[t]) for t in ("[CLS]", "[SEP]")]
+    inner.post_processor = tokenizers.processors.TemplateProcessing(single=f"{before}$A{after}", special_tokens=marks)
+    if length:  # files often keep the last call's padding and truncation
+        inner.enable_padding(length=length, pad_id=0, pad_token="a")
+        inner.enable_truncation(length)
+    folder.mkdir(exist_ok=True)
+    inner.save(str(folder / "tokenizer.json"))
+    token = {"content": pad, "lstrip": False} if as_objects else pad
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": token, "model_max_length": 9}))
+    return folder
+
+
+@pytest.mark.parametrize("as_objects", [False, True])
+@pytest.mark.parametrize("length", [None, 4])
+def test_an_adopted_tokenizer_brings_its_own_reserved_ids(tmp_path, as_objects, length):
+    tokenizer = Tokenizer.adopt(published(tmp_path, as_objects=as_objects, length=length))
+    assert (tokenizer.pad, tokenizer.bos, tokenizer.eot, tokenizer.unk) == (6, 5, 4, 3)
+    ids, keep = tokenizer.encode_kept(["A  red circle a a", "blue"], context=9)
+    assert ids.tolist() == [[5, 0, 1, 2, 0, 0, 4], [5, 3, 4, 6, 6, 6, 6]]
+    assert torch.equal(keep, ids != 6)
+    assert tokenizer.encode(["a red circle"], context=4, truncate=True).tolist() == [[5, 0, 1, 4]]
+    assert tokenizer.lengths(["a red circle"]) == [5]
+    assert tokenizer.decode(ids[1]) == "" and tokenizer.decode(ids[0]) == "a red circle a a"
+    assert [tokenizer.token(i) for i in (1, 4, 5)] == ["red", "[SEP]", "[CLS]"]
+
+
+def test_an_adopted_tokenizer_without_bos_that_pads_with_eot(tmp_path):
+    tokenizer = Tokenizer.adopt(published(tmp_path, before="", pad="[SEP]"))
+    assert (tokenizer.pad, tokenizer.bos, tokenizer.eot) == (4, None, 4)
+    ids, keep = tokenizer.encode_kept(["a red", "", "[SEP]"], context=9)
+    assert ids[:2].tolist() == [[0, 1, 4, 4], [4, 4, 4, 4]] and tokenizer.lengths(["a red"]) == [3]
+    assert keep[:2].tolist() == [[True, True, True, False], [True, False, False, False]]
+    assert keep[2].all()  # "[", "sep", "]": in a user's text it is a text
+    with pytest.raises(ValueError, match="context is 0"):
+        tokenizer.encode([""], context=0)
+
+
+def test_an_adopted_tokenizer_survives_saving_and_pickling(tmp_path):
+    for name, options in {
+        "bert": {},
+        "t5": {"before": "", "pad": "[SEP]"},
+        "no pad": {"pad": "never heard of"},
+    }.items():
+        tokenizer = Tokenizer.adopt(published(tmp_path / name, **options))
+        tokenizer.save(tmp_path / "saved.json")
+        for again in (Tokenizer.load(tmp_path / "saved.json"), pickle.loads(pickle.dumps(tokenizer))):
+            for field in ("pad", "bos", "eot", "unk", "vocab_size"):
+                assert getattr(again, field) == getattr(tokenizer, field)
+            assert torch.equal(
+                again.encode(["a [PAD] zebra", ""], context=9), tokenizer.encode(["a [PAD] zebra", ""], context=9)
+            )
+
+
+def test_words_that_end_themselves_decode_with_spaces_between(tmp_path):
+    pieces = ["a</w>", "r", "e", "d</w>", "<start>", "<end>"]
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE({t: i for i, t in enumerate(pieces)}, [], end_of_word_suffix="</w>", unk_token="<end>")
+    )
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"\w+"), behavior="removed", invert=True)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    inner.post_processor = tokenizers.processors.RobertaProcessing(("<end>", 5), ("<start>", 4))
+    inner.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.adopt(tmp_path)
+    row = tokenizer.encode(["a red"], context=9)[0]
+    assert row.tolist() == [4, 0, 1, 2, 3, 5]
+    assert tokenizer.decode(row) == "a red"
+    assert tokenizer.unk is None  # it has EOT's id, as in CLIP, where bytes know every text
+
+
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("[CLS] ", ""), ("[CLS] ", " [SEP] [SEP]")])
+def test_a_tokenizer_that_ends_no_text_cannot_be_adopted(tmp_path, before, after):
+    with pytest.raises(UserError, match="cannot be used"):
+        Tokenizer.adopt(published(tmp_path, before=before, after=after))
+
+
+def test_adopting_nothing_or_damaged_files(tmp_path):
+    with pytest.raises(UserError, match="cannot be read") as error:
+        Tokenizer.adopt(tmp_path)
+    assert "save_pretrained" in error.value.hint
+    published(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer_config.json is not JSON"):
+        Tokenizer.adopt(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        Tokenizer.adopt(tmp_path)

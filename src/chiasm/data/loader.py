@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from chiasm.data.cache import Pictures
 from chiasm.data.transforms import AugmentConfig, PreprocessConfig, augment, standardize, unit_images
 from chiasm.errors import UserError
 from chiasm.progress import counting
-from chiasm.text.tokenizer import PAD, Tokenizer
+from chiasm.text import Tokenizer
 from chiasm.types import Batch, Example
 
 AHEAD = 3
@@ -138,27 +138,28 @@ class _Tokens:
 
     def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, context: int, truncate: bool):
         texts = list(dict.fromkeys(text for example in examples for text in example.texts))
+        self.pad = tokenizer.pad
         parts: list[np.ndarray] = []
-        lengths: list[np.ndarray] = []
+        lengths: list[int] = []
         with counting("Tokenising", len(texts)) as advance:
             for start in range(0, len(texts), CHUNK):
                 chunk = texts[start : start + CHUNK]
                 try:
-                    ids = tokenizer.encode(chunk, context=context, truncate=truncate).numpy()
+                    rows = tokenizer.rows(chunk, context=context, truncate=truncate)
                 except ValueError as error:
                     raise _too_long(examples, chunk, tokenizer, context) from error
-                parts.append(ids[ids != PAD].astype(np.int32))
-                lengths.append((ids != PAD).sum(axis=1))
+                parts.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
+                lengths += map(len, rows)
                 advance(len(chunk))
         self.ids = np.concatenate(parts)
-        self.ends = np.cumsum(np.concatenate(lengths))
+        self.ends = np.cumsum(lengths)
 
     def padded(self, texts: np.ndarray) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
         """Ids of the texts and which of them are real, padded to the longest of these."""
         starts, ends = np.where(texts > 0, self.ends[texts - 1], 0), self.ends[texts]
         places = starts[:, None] + np.arange((ends - starts).max())
         keep = places < ends[:, None]
-        ids = np.full(keep.shape, PAD, dtype=np.int64)
+        ids = np.full(keep.shape, self.pad, dtype=np.int64)
         ids[keep] = self.ids[places[keep]]
         return torch.from_numpy(ids), torch.from_numpy(keep)
 

@@ -86,7 +86,7 @@ def beam_search(
     )
     beams.scores[:, 0] = 0.0  # all beams begin alike, so only one of them counts
     draft = writer.start(images, k)
-    current = torch.full((len(images) * k,), rules.bos, device=device)
+    current = torch.full((len(images) * k,), rules.start, device=device)
     for length in range(longest + 1):
         log_probs = forbid(writer.step(current, draft), beams.written, rules, config).log_softmax(-1)
         rows, tokens = _candidates(beams, log_probs, k)

@@ -69,7 +69,7 @@ def _steps(
     generator = torch.Generator(device).manual_seed(config.seed)
     rows = list(range(len(images) * captions))
     draft = writer.start(images, captions)
-    current = torch.full((len(rows),), rules.bos, device=device)
+    current = torch.full((len(rows),), rules.start, device=device)
     written = current.new_empty(len(rows), 0)
     alive = [True] * len(rows)
     for length in range(longest + 1):

@@ -22,7 +22,8 @@ class TextRules:
     """What a model takes for granted about its texts: reserved ids, and the most tokens, BOS and EOT counted."""
 
     pad: int = 0
-    bos: int = 1
+    bos: int | None = 1
+    """What every text begins with; None where that is its first word, as in SigLIP."""
     eot: int = 2
     unk: int | None = None
     """What stands for unknown words, and is never written; None where every text is known."""
@@ -31,10 +32,19 @@ class TextRules:
     @property
     def unwritten(self) -> list[int]:
         """The ids that no generated text holds."""
-        return [self.pad, self.bos] if self.unk is None else [self.pad, self.bos, self.unk]
+        return [i for i in (self.pad, self.bos, self.unk) if i is not None]
+
+    @property
+    def start(self) -> int:
+        """The id from which a text is written on; ValueError where texts begin with a word."""
+        if self.bos is None:
+            raise ValueError("texts without BOS have nothing from which they could be written on")
+        return self.bos
 
     def __post_init__(self) -> None:
-        if len({self.pad, self.bos, self.eot, self.unk}) < 4:
+        marks = [i for i in (self.bos, self.eot, self.unk) if i is not None]
+        # Published tokenizers pad with EOT; which places are real is then known from `keep` alone.
+        if len(set(marks)) < len(marks) or self.pad in (self.bos, self.unk):
             raise ValueError(f"pad {self.pad}, bos {self.bos}, eot {self.eot} and unk {self.unk} must differ")
         if self.context < 3:
             raise ValueError(f"context {self.context} leaves no room for a word between BOS and EOT")
@@ -122,6 +132,10 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.rules.bos is None or self.rules.pad == self.rules.eot:
+            raise ValueError(
+                "a decoder needs BOS to start from, and pads that differ from EOT, which it learns to write"
+            )
 
 
 @dataclass(kw_only=True)

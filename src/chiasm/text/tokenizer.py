@@ -1,7 +1,8 @@
-"""The tokenizer: words or byte-level BPE, trained on the user's captions, with reserved ids of its own."""
+"""The tokenizer: words or byte-level BPE, trained on the user's captions, or one that came with published weights."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import tokenizers
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
@@ -28,14 +29,30 @@ BYTES = 256
 
 @final
 class Tokenizer:
-    """Texts to ids (BOS, the text, EOT, pads) and back; `train` or `load` makes one."""
+    """Texts to ids (BOS, the text, EOT, pads) and back; `train`, `load` or `adopt` makes one.
+
+    `pad`, `bos`, `eot` and `unk` are its reserved ids: 0, 1, 2, 3 where it is ours. One from elsewhere may have no
+    `bos` or `unk`, and may pad with its `eot`.
+    """
 
     def __init__(self, inner: tokenizers.Tokenizer):
-        found = [inner.token_to_id(token) for token in SPECIALS]
-        if found != [PAD, BOS, EOT, UNK]:
-            raise ValueError(f"{', '.join(SPECIALS)} must have the ids 0, 1, 2, 3, not {found}")
         inner.encode_special_tokens = True  # "<pad>" in a user's text is five characters
+        # What is added around a text is said by tokenizer.json's own post-processor and padding; ours has neither.
+        if inner.post_processor is None:
+            found = [inner.token_to_id(token) for token in SPECIALS]
+            if found != [PAD, BOS, EOT, UNK]:
+                raise ValueError(f"{', '.join(SPECIALS)} must have the ids 0, 1, 2, 3, not {found}")
+            self.bos, self.eot, self.pad, self.unk = BOS, EOT, PAD, UNK
+        else:
+            self.bos, self.eot = _ends(inner)
+            self.pad = self.eot if inner.padding is None else int(inner.padding["pad_id"])
+            self.unk = _unknown(inner, {self.pad, self.bos, self.eot})
+        self._saved = inner.to_str()
+        inner.no_padding()
+        inner.no_truncation()
         self._inner = inner
+        self._reserved = {self.pad, self.bos, self.eot, self.unk} - {None}
+        self._size = max(inner.get_vocab().values()) + 1
 
     @classmethod
     def train(cls, texts: Iterable[str], *, kind: Literal["word", "bpe"] = "word", vocab_size: int = 8192) -> Tokenizer:
@@ -53,16 +70,34 @@ class Tokenizer:
         return cls(inner)
 
     @classmethod
+    def adopt(cls, folder: str | Path) -> Tokenizer:
+        """The tokenizer of published weights: a folder with Hugging Face's `tokenizer.json` and what names its pad.
+
+        Lower case, white space and pieces are as the file says. UserError where it is missing, damaged, or puts no one
+        token after a text.
+        """
+        path = Path(folder) / "tokenizer.json"
+        inner = _read(
+            path, "Load the tokenizer with transformers' AutoTokenizer and save_pretrained it, which writes it."
+        )
+        names = _special_names(Path(folder))
+        pad = inner.token_to_id(names.get("pad_token", ""))
+        inner.no_padding()
+        if pad is not None:
+            inner.enable_padding(pad_id=pad, pad_token=names["pad_token"])
+        suffix = getattr(inner.model, "end_of_word_suffix", None)
+        if suffix and isinstance(inner.decoder, decoders.ByteLevel):  # as CLIP's, whose pieces end words themselves
+            ends = [decoders.Replace(suffix, " "), decoders.Strip(" ", 0, 1)]
+            inner.decoder = decoders.Sequence([decoders.ByteLevel(), *ends])
+        try:
+            return cls(inner)
+        except ValueError as error:
+            raise UserError(f"{path} cannot be used: {error}", "Take a tokenizer that ends texts.") from error
+
+    @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
         """Read what `save` wrote; UserError where the file is missing, damaged, or some other kind of tokenizer."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read: {error}", "Check the path; the tokenizer is one file.") from error
-        try:
-            inner = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the Rust side raises nothing narrower
-            raise UserError(f"{path} is damaged: {error}", "Restore tokenizer.json from a copy.") from error
+        inner = _read(Path(path), "Check the path; the tokenizer is one file.")
         try:
             return cls(inner)
         except ValueError as error:
@@ -70,47 +105,68 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write one `tokenizer.json`, which Hugging Face `tokenizers` reads too."""
-        self._inner.save(str(path))
+        Path(path).write_text(self._saved, encoding="utf-8")
 
     @property
     def vocab_size(self) -> int:
         """How many ids there are, reserved ones included."""
-        return self._inner.get_vocab_size()
+        return self._size
 
     def encode(self, texts: Sequence[str], *, context: int, truncate: bool = False) -> Int[Tensor, "b l"]:
-        """Ids of BOS, the text and EOT, with PAD up to the longest of the batch.
+        """Ids of BOS (where there is one), the text and EOT, with pads up to the longest of the batch.
 
         A text of more than `context` ids (BOS and EOT included) raises ValueError; with `truncate` it loses its end
         and keeps its EOT.
         """
-        if context < 2:
-            raise ValueError(f"context is {context}; BOS and EOT alone need 2")
-        rows = self._rows(texts)
-        for row, text in zip(rows, texts, strict=True):
-            if len(row) > context - 2 and not truncate:
-                raise ValueError(f"A text has {len(row) + 2} tokens, the context is {context}: {text!r}")
-        rows = [[BOS, *row[: context - 2], EOT] for row in rows]
+        return self.encode_kept(texts, context=context, truncate=truncate)[0]
+
+    def encode_kept(
+        self, texts: Sequence[str], *, context: int, truncate: bool = False
+    ) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+        """What `encode` returns, and False at its pads, which a pad's id alone does not tell where EOT has the same."""
+        rows = self.rows(texts, context=context, truncate=truncate)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
         longest = max(map(len, rows), default=0)
-        padded = [row + [PAD] * (longest - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
+        padded = [row + [self.pad] * (longest - len(row)) for row in rows]
+        ids = torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
+        return ids, torch.arange(longest) < lengths[:, None]
+
+    def rows(self, texts: Sequence[str], *, context: int, truncate: bool = False) -> list[list[int]]:
+        """What `encode` returns, as lists without pads."""
+        before = [] if self.bos is None else [self.bos]
+        room = context - self._around
+        if room < 0:
+            raise ValueError(f"context is {context}; BOS and EOT alone need {self._around}")
+        rows = self._pieces(texts)
+        for row, text in zip(rows, texts, strict=True):
+            if len(row) > room and not truncate:
+                raise ValueError(f"A text has {len(row) + self._around} tokens, the context is {context}: {text!r}")
+        return [[*before, *row[:room], self.eot] for row in rows]
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many ids each text takes, BOS and EOT included."""
-        return [len(row) + 2 for row in self._rows(texts)]
+        return [len(row) + self._around for row in self._pieces(texts)]
 
     def decode(self, ids: Sequence[int] | Int[Tensor, " l"]) -> str:
         """The text of the ids up to the first EOT; reserved ids leave no trace. ValueError where an id is not ours."""
         ids = [int(i) for i in ids]
-        ids = ids[: ids.index(EOT)] if EOT in ids else ids
+        ids = ids[: ids.index(self.eot)] if self.eot in ids else ids
         self._check(ids)
-        return self._inner.decode([i for i in ids if i >= len(SPECIALS)])
+        return self._inner.decode([i for i in ids if i not in self._reserved])
 
     def token(self, index: int) -> str:
         """One token as people read it, for labels in pictures: without the space before it."""
         self._check([index])
-        return SPECIALS[index] if index < len(SPECIALS) else self._inner.decode([index]).strip()
+        if index in self._reserved:
+            return self._inner.id_to_token(index) or ""
+        return self._inner.decode([index]).strip()
 
-    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
+    @property
+    def _around(self) -> int:
+        """How many ids are added to a text."""
+        return 1 if self.bos is None else 2
+
+    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._inner.encode_batch(list(texts), add_special_tokens=False)]
 
     def _check(self, ids: Sequence[int]) -> None:
@@ -119,11 +175,57 @@ class Tokenizer:
                 raise ValueError(f"There is no token {index}; ids go from 0 to {self.vocab_size - 1}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._inner.to_str(),)
+        return _restore, (self._saved,)
 
 
 def _restore(text: str) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(text))
+
+
+def _read(path: Path, hint: str) -> tokenizers.Tokenizer:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}", hint) from error
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the Rust side raises nothing narrower
+        raise UserError(f"{path} is damaged: {error}", "Restore tokenizer.json from a copy.") from error
+
+
+def _ends(inner: tokenizers.Tokenizer) -> tuple[int | None, int]:
+    """The ids that the post-processor puts before and after a text."""
+    empty = inner.encode("", add_special_tokens=True).ids
+    if not 1 <= len(empty) <= 2:
+        raise ValueError(f"it puts {len(empty)} tokens around a text, not EOT, or BOS and EOT")
+    some = inner.encode("a", add_special_tokens=True)
+    if not some.special_tokens_mask[-1]:
+        raise ValueError("it puts no EOT after a text")
+    return (empty[0] if len(empty) == 2 else None), empty[-1]
+
+
+def _unknown(inner: tokenizers.Tokenizer, others: set[int | None]) -> int | None:
+    """The id of unknown words, where there are such and it is no other reserved one's."""
+    model = json.loads(inner.to_str())["model"]
+    found = model["unk_id"] if "unk_id" in model else inner.token_to_id(model.get("unk_token") or "")
+    return None if found in others else found
+
+
+def _special_names(folder: Path) -> dict[str, str]:
+    """The reserved tokens by role (`pad_token`, ...), as Hugging Face's two files beside the tokenizer name them."""
+    names: dict[str, str] = {}
+    for path in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
+        if not path.exists():
+            continue
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: {error}", "Restore it from a copy.") from error
+        for role, token in told.items():
+            content = token.get("content") if isinstance(token, dict) else token
+            if role.endswith("_token") and isinstance(content, str):
+                names[role] = content
+    return names
 
 
 def _words(vocab_size: int) -> tuple[tokenizers.Tokenizer, trainers.Trainer]:
