@@ -1,15 +1,20 @@
 """Metrics: pure functions from predictions and truths to scores with intervals; no model, no files."""
 
 from chiasm.metrics.captions import Score, caption_scores, tokenize_caption
+from chiasm.metrics.classification import Classification, Probe, classification_scores, linear_probe
 from chiasm.metrics.intervals import Interval, bootstrap_interval, mean_interval
 from chiasm.metrics.retrieval import Ranks, rank_items, retrieval_scores
 
 __all__ = [
+    "Classification",
     "Interval",
+    "Probe",
     "Ranks",
     "Score",
     "bootstrap_interval",
     "caption_scores",
+    "classification_scores",
+    "linear_probe",
     "mean_interval",
     "rank_items",
     "retrieval_scores",
