@@ -31,9 +31,12 @@ class ClipConfig:
     """How cosines become probabilities, and so the loss: among all (InfoNCE, 2103.00020), or pair by pair (SigLIP,
     2303.15343), which has a bias."""
 
+    projection: Literal["both", "text"] = "both"
+    """Both towers' vectors by a matrix each, as CLIP; or the text's alone, with a bias, as SigLIP."""
+
     def __post_init__(self) -> None:
         if self.vision.pool == "none":
-            raise ValueError("a picture needs one vector, so vision.pool must be cls, mean or attention, not none")
+            raise ValueError("a picture needs one vector, so vision.pool must be cls, mean, attention or map, not none")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -64,10 +67,11 @@ class Clip(nn.Module, Embedder):
         self.config = config
         self.vision = build_vision(config.vision)
         self.text = TextEncoder(config.text)
-        self.project_image = nn.Linear(self.vision.width, config.embed_dim, bias=False)
-        self.project_text = nn.Linear(self.text.width, config.embed_dim, bias=False)
-        for project in (self.project_image, self.project_text):
-            nn.init.normal_(project.weight, std=project.in_features**-0.5)
+        if config.projection == "text" and self.vision.width != config.embed_dim:
+            raise ValueError(f"a picture's {self.vision.width} values need a projection to {config.embed_dim}")
+        both = config.projection == "both"
+        self.project_image = _projection(self.vision.width, config.embed_dim) if both else nn.Identity()
+        self.project_text = _projection(self.text.width, config.embed_dim, bias=not both)
         self.log_scale = nn.Parameter(torch.tensor(START_LOG_SCALE[config.similarity]))
         self.bias = nn.Parameter(torch.tensor(-10.0)) if config.similarity == "sigmoid" else None
 
@@ -82,6 +86,14 @@ class Clip(nn.Module, Embedder):
         pooled = self.text(ids).pooled
         assert pooled is not None
         return unit(self.project_text(pooled))
+
+
+def _projection(width: int, embed_dim: int, bias: bool = False) -> nn.Linear:
+    project = nn.Linear(width, embed_dim, bias=bias)
+    nn.init.normal_(project.weight, std=width**-0.5)
+    if bias:
+        nn.init.zeros_(project.bias)
+    return project
 
 
 def unit(vectors: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:

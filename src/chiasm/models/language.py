@@ -12,6 +12,7 @@ from typing import Literal, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from chiasm.nn import Activation, Block, BlockStep, KeyValueCache, KeyValues, TokenEmbed, init_weights
 from chiasm.types import Encoded
@@ -61,7 +62,8 @@ class TextConfig:
     vocabulary: int = 0
     causal: bool = True
     """Each token reads only what precedes it, as in CLIP; otherwise the whole text."""
-    pool: Literal["eot", "mean"] = "eot"
+    pool: Literal["eot", "mean", "last"] = "eot"
+    """last: at the last place of the context, pads being read like words, as SigLIP was trained."""
     mlp_ratio: float = 4.0
     dropout: float = 0.0
     activation: Activation = "gelu"
@@ -98,7 +100,7 @@ class TextEncoder(nn.Module):
         init_weights(self, config.depth)
 
     def forward(self, ids: Int[Tensor, "b l"]) -> Encoded:
-        """Tokens, and as `pooled` the vector at EOT, or the mean; ValueError for a text without EOT.
+        """Tokens, and as `pooled` the vector at EOT, the mean, or the last; ValueError for a text without EOT.
 
         What stands right of the first EOT is padding, whatever its id: of a causal encoder no real token sees it.
         """
@@ -107,14 +109,26 @@ class TextEncoder(nn.Module):
             raise ValueError(f"a text has no EOT (id {self.config.rules.eot}), at which it ends")
         places = ends.int().argmax(1)
         keep = torch.arange(ids.shape[1], device=ids.device) <= places[:, None]
+        if self.config.pool == "last":
+            ids, keep = self._filled(ids, keep)
         x = self.embed(ids)
         for block in self.blocks:
             x = block(x, keep=None if self.config.causal else keep, causal=self.config.causal)
         x = self.norm(x)
+        if self.config.pool == "last":
+            return Encoded(tokens=x, keep=keep, pooled=x[:, -1])
         if self.config.pool == "mean":
             weights = keep.to(x.dtype)[..., None]
             return Encoded(tokens=x, keep=keep, pooled=(x * weights).sum(1) / weights.sum(1))
         return Encoded(tokens=x, keep=keep, pooled=x[torch.arange(len(x), device=x.device), places])
+
+    def _filled(
+        self, ids: Int[Tensor, "b l"], keep: Bool[Tensor, "b l"]
+    ) -> tuple[Int[Tensor, "b context"], Bool[Tensor, "b context"]]:
+        """Every text up to the whole context, with pads that count as words."""
+        pad, room = self.config.rules.pad, max(0, self.config.rules.context - ids.shape[1])
+        ids = F.pad(ids.masked_fill(~keep, pad), (0, room), value=pad)
+        return ids, torch.ones_like(ids, dtype=torch.bool)
 
 
 @dataclass(frozen=True, kw_only=True)

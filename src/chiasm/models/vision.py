@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,9 @@ from typing_extensions import assert_never
 from chiasm.nn import Activation, Block, GridPositions, LatentReader, PatchEmbed, init_weights
 from chiasm.types import Encoded
 
-Pool = Literal["none", "cls", "mean", "attention"]
+Pool = Literal["none", "cls", "mean", "attention", "map"]
+"""`attention` is a learned query that reads the normalised grid; `map` is SigLIP's, which has no norms of its own and
+the blocks' activation and sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +116,9 @@ class Vit(nn.Module):
         )
         self.norm_first = nn.LayerNorm(config.width, config.norm_eps) if config.norm_first else nn.Identity()
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
-        self.pool = Pooling(config.pool, config.width, config.heads)
+        sizes = {"mlp_ratio": config.mlp_ratio, "activation": config.activation, "norm_eps": config.norm_eps}
+        reading = {"norm_read": False, **sizes} if config.pool == "map" else {}
+        self.pool = Pooling(config.pool, config.width, config.heads, **reading)
         init_weights(self, config.depth)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -196,10 +200,10 @@ class Residual(nn.Module):
 class Pooling(nn.Module):
     """How tokens become one vector; `none` and `cls` (which the encoder itself holds) have nothing to do here."""
 
-    def __init__(self, kind: Pool, width: int, heads: int):
+    def __init__(self, kind: Pool, width: int, heads: int, **reading: Any):
         super().__init__()
         self.kind = kind
-        self.reader = LatentReader(1, width, heads) if kind == "attention" else None
+        self.reader = LatentReader(1, width, heads, **reading) if kind in ("attention", "map") else None
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Encoded:
         """The tokens, with their pooled vector where there is one."""

@@ -54,7 +54,7 @@ class Block(nn.Module):
             self.norm_cross = nn.LayerNorm(width, norm_eps)
             self.attend_cross = Attention(width, heads, context_width=context_width)
         self.norm_mlp = nn.LayerNorm(width, norm_eps)
-        self.mlp = FeedForward(width, int(width * mlp_ratio), dropout, activation)
+        self.mlp = FeedForward(width, round(width * mlp_ratio), dropout, activation)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def project(self, context: Float[Tensor, "b n c"]) -> KeyValues:
