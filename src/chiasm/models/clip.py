@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import assert_never
 
 from chiasm.models.abilities import Embedder
+from chiasm.models.adapted import Adapted, ModuleTextConfig
+from chiasm.models.brought import HfText, HfTextConfig
 from chiasm.models.language import TextConfig, TextEncoder, TextRules
-from chiasm.models.vision import VisionConfig, VitConfig, build_vision
+from chiasm.models.vision import ConvConfig, VisionConfig, VitConfig, build_vision
 
 MAX_LOG_SCALE = math.log(100)
 """Where training clamps the scale: above it, it becomes unstable (2103.00020, section 2.5)."""
@@ -25,7 +28,7 @@ class ClipConfig:
     """Sizes of both towers and of the space in which they meet."""
 
     vision: VisionConfig = field(default_factory=lambda: VitConfig(pool="mean"))
-    text: TextConfig = field(default_factory=TextConfig)
+    text: TextConfig | HfTextConfig | ModuleTextConfig = field(default_factory=TextConfig)
     embed_dim: int = 256
     similarity: Literal["softmax", "sigmoid"] = "softmax"
     """How cosines become probabilities, and so the loss: among all (InfoNCE, 2103.00020), or pair by pair (SigLIP,
@@ -35,7 +38,7 @@ class ClipConfig:
     """Both towers' vectors by a matrix each, as CLIP; or the text's alone, with a bias, as SigLIP."""
 
     def __post_init__(self) -> None:
-        if self.vision.pool == "none":
+        if isinstance(self.vision, (VitConfig, ConvConfig)) and self.vision.pool == "none":
             raise ValueError("a picture needs one vector, so vision.pool must be cls, mean, attention or map, not none")
 
     @property
@@ -62,11 +65,11 @@ class ClipConfig:
 class Clip(nn.Module, Embedder):
     """Two encoders, one linear projection each, and the scale (and bias) of their similarities (2103.00020)."""
 
-    def __init__(self, config: ClipConfig):
+    def __init__(self, config: ClipConfig, vision: nn.Module | None = None, text: nn.Module | None = None):
         super().__init__()
         self.config = config
-        self.vision = build_vision(config.vision)
-        self.text = TextEncoder(config.text)
+        self.vision: Any = build_vision(config.vision) if vision is None else vision
+        self.text: Any = build_text(config.text) if text is None else text
         if config.projection == "text" and self.vision.width != config.embed_dim:
             raise ValueError(f"a picture's {self.vision.width} values need a projection to {config.embed_dim}")
         both = config.projection == "both"
@@ -74,6 +77,11 @@ class Clip(nn.Module, Embedder):
         self.project_text = _projection(self.text.width, config.embed_dim, bias=not both)
         self.log_scale = nn.Parameter(torch.tensor(START_LOG_SCALE[config.similarity]))
         self.bias = nn.Parameter(torch.tensor(-10.0)) if config.similarity == "sigmoid" else None
+
+    @classmethod
+    def from_parts(cls, vision: Any, text: Any, **sizes: Any) -> Clip:
+        """Of two encoders that exist (ours, `HfVision`, `HfText`, or `Adapted` modules); `sizes` as in `ClipConfig`."""
+        return cls(ClipConfig(vision=vision.config, text=text.config, **sizes), vision, text)
 
     def embed_images(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b e"]:
         """One vector of unit length per picture."""
@@ -86,6 +94,19 @@ class Clip(nn.Module, Embedder):
         pooled = self.text(ids).pooled
         assert pooled is not None
         return unit(self.project_text(pooled))
+
+
+def build_text(config: TextConfig | HfTextConfig | ModuleTextConfig) -> TextEncoder | HfText | Adapted:
+    """The text encoder that a configuration describes."""
+    match config:
+        case TextConfig():
+            return TextEncoder(config)
+        case HfTextConfig():
+            return HfText(config)
+        case ModuleTextConfig():
+            return Adapted(config)
+        case _:
+            assert_never(config)
 
 
 def _projection(width: int, embed_dim: int, bias: bool = False) -> nn.Linear:
@@ -101,4 +122,4 @@ def unit(vectors: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
     return F.normalize(vectors.float(), dim=-1)
 
 
-__all__ = ["MAX_LOG_SCALE", "START_LOG_SCALE", "Clip", "ClipConfig", "unit"]
+__all__ = ["MAX_LOG_SCALE", "START_LOG_SCALE", "Clip", "ClipConfig", "build_text", "unit"]

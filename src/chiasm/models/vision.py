@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import assert_never
 
+from chiasm.models.adapted import Adapted, ModuleVisionConfig
+from chiasm.models.brought import HfVision, HfVisionConfig
 from chiasm.nn import Activation, Block, GridPositions, LatentReader, PatchEmbed, init_weights
 from chiasm.types import Encoded
 
@@ -70,16 +72,20 @@ class ConvConfig:
         _check_size(self.size, 2 ** len(self.widths))
 
 
-VisionConfig = VitConfig | ConvConfig
+VisionConfig = VitConfig | ConvConfig | HfVisionConfig | ModuleVisionConfig
 
 
-def build_vision(config: VisionConfig) -> Vit | Conv:
+def build_vision(config: VisionConfig) -> Vit | Conv | HfVision | Adapted:
     """The picture encoder that a configuration describes."""
     match config:
         case VitConfig():
             return Vit(config)
         case ConvConfig():
             return Conv(config)
+        case HfVisionConfig():
+            return HfVision(config)
+        case ModuleVisionConfig():
+            return Adapted(config)
         case _:
             assert_never(config)
 
@@ -103,6 +109,7 @@ class Vit(nn.Module):
             self.embed = PatchEmbed(config.patch_pixels, config.width)
         self.positions = GridPositions(*self.grid(config.size), config.width)
         self.cls = nn.Parameter(torch.randn(config.width) * 0.02) if config.pool == "cls" else None
+        self.norm_first = nn.LayerNorm(config.width, config.norm_eps) if config.norm_first else nn.Identity()
         self.blocks = nn.ModuleList(
             Block(
                 config.width,
@@ -114,7 +121,6 @@ class Vit(nn.Module):
             )
             for _ in range(config.depth)
         )
-        self.norm_first = nn.LayerNorm(config.width, config.norm_eps) if config.norm_first else nn.Identity()
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         sizes = {"mlp_ratio": config.mlp_ratio, "activation": config.activation, "norm_eps": config.norm_eps}
         reading = {"norm_read": False, **sizes} if config.pool == "map" else {}
