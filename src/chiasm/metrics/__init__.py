@@ -1,11 +1,13 @@
 """Metrics: pure functions from predictions and truths to scores with intervals; no model, no files."""
 
+from chiasm.metrics.calibration import Calibration, pair_cosines
 from chiasm.metrics.captions import Score, caption_scores, tokenize_caption
 from chiasm.metrics.classification import Classification, Probe, classification_scores, linear_probe
 from chiasm.metrics.intervals import Interval, bootstrap_interval, mean_interval
 from chiasm.metrics.retrieval import Ranks, rank_items, retrieval_scores
 
 __all__ = [
+    "Calibration",
     "Classification",
     "Interval",
     "Probe",
@@ -16,6 +18,7 @@ __all__ = [
     "classification_scores",
     "linear_probe",
     "mean_interval",
+    "pair_cosines",
     "rank_items",
     "retrieval_scores",
     "tokenize_caption",

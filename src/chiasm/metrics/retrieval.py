@@ -97,10 +97,10 @@ def rank_items(
     Never more than `chunk` x `chunk` cosines exist at once. ValueError where sizes do not fit, a vector is not finite,
     or a query has no own item.
     """
-    query_rows, item_rows = _unit_rows(queries, query_groups, "queries"), _unit_rows(items, item_groups, "items")
+    query_rows, item_rows = unit_rows(queries, query_groups, "queries"), unit_rows(items, item_groups, "items")
     if query_rows.shape[1] != item_rows.shape[1]:
         raise ValueError(f"Queries of width {query_rows.shape[1]} do not fit items of width {item_rows.shape[1]}")
-    query_ids, item_ids = _numbered(query_groups, item_groups)
+    query_ids, item_ids = number_groups(query_groups, item_groups)
     query_order, item_order = np.argsort(query_ids, kind="stable"), np.argsort(item_ids, kind="stable")
     first, last = (np.searchsorted(item_ids[item_order], query_ids[query_order], side) for side in ("left", "right"))
     if (first == last).any():
@@ -150,7 +150,8 @@ def _expected_reciprocal(better: int, tied: int, own: int) -> float:
     return float((reached * own / left / (1 + better + drawn)).sum())
 
 
-def _unit_rows(vectors: Vectors, groups: Groups, name: str) -> Tensor:
+def unit_rows(vectors: Vectors, groups: Groups, name: str) -> Tensor:
+    """The vectors in fp32 and of unit length; ValueError where there are none, or one is not finite."""
     rows = torch.as_tensor(vectors).float()
     if len(rows) != len(groups):
         raise ValueError(f"{len(groups)} groups do not fit {len(rows)} {name}")
@@ -162,7 +163,8 @@ def _unit_rows(vectors: Vectors, groups: Groups, name: str) -> Tensor:
     return torch.nn.functional.normalize(rows, dim=1)
 
 
-def _numbered(query_groups: Groups, item_groups: Groups) -> tuple[np.ndarray, np.ndarray]:
+def number_groups(query_groups: Groups, item_groups: Groups) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides' groups as numbers, equal where the groups are; ValueError where names would meet numbers."""
     if (query_groups.dtype.kind in "iu") != (item_groups.dtype.kind in "iu"):  # numpy would make texts of the numbers
         raise ValueError(f"Groups of queries are {query_groups.dtype}, those of items {item_groups.dtype}")
     _, ids = np.unique(np.concatenate([query_groups, item_groups]), return_inverse=True)
