@@ -73,7 +73,7 @@ def info_nce_of_rows(
     with torch.autocast(rows.device.type, enabled=False):
         if chunk is not None:
             return ChunkedInfoNce.apply(rows, columns, log_scale, row_ids, column_ids, _checked(chunk), both)
-        logits = log_scale.exp() * (rows @ columns.T)
+        logits = (log_scale.exp() * rows) @ columns.T
         positive = positives(row_ids, column_ids)
         pulled = logits.where(positive, 0)
         losses = [(logits.logsumexp(d) - pulled.sum(d) / positive.sum(d)).mean() for d in ((1, 0) if both else (1,))]
@@ -95,7 +95,7 @@ def sigmoid_of_rows(
     with torch.autocast(rows.device.type, enabled=False):
         if chunk is not None:
             return ChunkedSigmoid.apply(rows, columns, log_scale, bias, row_ids, column_ids, _checked(chunk))
-        logits = log_scale.exp() * (rows @ columns.T) + bias
+        logits = (log_scale.exp() * rows) @ columns.T + bias
         return -F.logsigmoid(torch.where(positives(row_ids, column_ids), logits, -logits)).sum() / len(rows)
 
 

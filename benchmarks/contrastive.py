@@ -1,0 +1,125 @@
+"""Contrastive losses over one batch, forward and backward, plain and in chunks: seconds and peak memory.
+
+Every measurement is a process of its own, the sides in turn; memory is what the process took beyond embeddings and
+imports, at its peak. The gradients of both sides must be equal to 1e-5. The plain InfoNCE holds six batch x batch
+matrices at its peak, 25 GiB at 32,768 pairs: where that does not fit, --plain-size compares the sides on fewer pairs,
+and the chunked side alone is measured on --size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from _side_by_side import RESULTS, report
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from chiasm.losses import info_nce, sigmoid_pairs
+from chiasm.progress import track
+
+LOSSES = {"InfoNCE": info_nce, "sigmoid": sigmoid_pairs}
+WIDTH = 512
+WARM = 256
+"""Rows of a first, small call, which starts threads and loads kernels."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=32_768, help="pairs in the batch (default: 32768)")
+    parser.add_argument(
+        "--plain-size", type=int, help="pairs of the comparison where memory is short (default: --size)"
+    )
+    parser.add_argument("--chunk", type=int, default=1024, help="rows of a chunk (default: 1024)")
+    parser.add_argument("--repeat", type=int, default=3, help="measurements of each side (default: 3)")
+    parser.add_argument("--toy", action="store_true", help="a small batch, to see that it runs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "contrastive.json")
+    parser.add_argument("--measure", nargs=3, metavar=("LOSS", "CHUNK", "FILE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.toy:
+        args.size, args.chunk = 1024, 128
+    if args.measure:
+        name, chunk, file = args.measure
+        torch.save(measure(name, args.size, int(chunk) or None), file)
+    else:
+        sides = {args.size: (args.chunk,)} | {args.plain_size or args.size: (0, args.chunk)}
+        rows = compare(sides, args.repeat)
+        report(f"Forward and backward of pairs of width {WIDTH}, plain and in chunks of {args.chunk}", rows, args.out)
+
+
+def compare(sides: dict[int, tuple[int, ...]], repeat: int) -> list[dict[str, Any]]:
+    """Measure both losses on so many pairs, whole (0) and in chunks, in turn."""
+    jobs = [(name, size, chunk) for name in LOSSES for size in sides for _ in range(repeat) for chunk in sides[size]]
+    seen: dict[tuple[str, int], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, size, chunk in track(jobs, "measuring", total=len(jobs)):
+            file = Path(folder) / "measured.pt"
+            command = [sys.executable, __file__, "--size", str(size), "--measure", name, str(chunk), str(file)]
+            subprocess.run(command, check=True)
+            seen[name, size][chunk].append(torch.load(file))
+    return [row_of(name, size, by_chunk) for (name, size), by_chunk in seen.items()]
+
+
+def measure(name: str, size: int, chunk: int | None) -> dict[str, Any]:
+    """One forward and backward pass in this process."""
+    run(name, *drawn(name, WARM), chunk)
+    inputs, ids = drawn(name, size)
+    before = peak_bytes()
+    start = time.perf_counter()
+    loss, gradients = run(name, inputs, ids, chunk)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "bytes": peak_bytes() - before, "loss": loss, "gradients": gradients}
+
+
+def drawn(name: str, size: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Unit embeddings of which a pair's two lie near each other, log-scale (and bias); ids of which some repeat."""
+    g = torch.Generator().manual_seed(0)
+    images = normalize(torch.randn(size, WIDTH, generator=g), dim=1)
+    texts = normalize(images + 0.1 * torch.randn(size, WIDTH, generator=g), dim=1)
+    of_loss = [torch.tensor(2.66), torch.tensor(-10.0)][: 2 if name == "sigmoid" else 1]
+    ids = [torch.randint(size, (size,), generator=g) for _ in range(2)]
+    return [leaf.requires_grad_() for leaf in (images, texts, *of_loss)], ids
+
+
+def run(name: str, inputs: list[Tensor], ids: list[Tensor], chunk: int | None) -> tuple[float, tuple[Tensor, ...]]:
+    loss = LOSSES[name](*inputs, *ids, chunk=chunk)
+    return loss.item(), torch.autograd.grad(loss, inputs)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def row_of(name: str, size: int, runs: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians of both sides, and how far their gradients are apart, relative to the largest of each tensor."""
+    plain, chunked = runs.pop(0, None), next(iter(runs.values()))
+    row: dict[str, Any] = {"loss": name, "pairs": size}
+    for key, unit in (("seconds", 1), ("bytes", 2**30)):
+        ours = statistics.median(run[key] for run in chunked) / unit
+        theirs = statistics.median(run[key] for run in plain) / unit if plain else None
+        shown = "s" if key == "seconds" else "GiB"
+        row |= {f"plain {shown}": theirs, shown: ours, f"{shown} ratio": ours / theirs if theirs else None}
+    row["apart"] = apart(plain[0]["gradients"], chunked[0]["gradients"]) if plain else None
+    if plain and not row["apart"] <= 1e-5:
+        raise SystemExit(f"{name}: the gradients differ by {row['apart']:.2g}")
+    return row
+
+
+def apart(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> float:
+    """The largest difference of gradients, relative to the largest value of the tensor."""
+    return max(((b - a).abs().max() / a.abs().max()).item() for a, b in zip(one, other, strict=True))
+
+
+if __name__ == "__main__":
+    main()
