@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,15 +98,31 @@ def own_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def load_tensors(model: nn.Module, path: Path) -> None:
     """Fill a model from a safetensors file; UserError lists the tensors that are missing, left over, or misshapen."""
+    fill(model, read_tensors(path), path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file."""
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}", "It may be cut off; restore it from a copy.") from error
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give a model exactly its tensors, read from `path`; UserError lists those that do not fit."""
     wanted = {name: tensor.shape for name, tensor in own_tensors(model).items()}
+    misshapen = {n for n in wanted.keys() & tensors.keys() if wanted[n] != tensors[n].shape}
+    check_fit(path, wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys(), misshapen)
+    model.load_state_dict(tensors, strict=False)
+
+
+def check_fit(path: Path, missing: Set[str], extra: Set[str], misshapen: Set[str] = frozenset()) -> None:
+    """UserError with the names of the tensors in these sets, where there are any."""
     problems = [
-        ("missing", sorted(wanted.keys() - tensors.keys())),
-        ("not of this model", sorted(tensors.keys() - wanted.keys())),
-        ("of another shape", sorted(n for n in wanted.keys() & tensors.keys() if wanted[n] != tensors[n].shape)),
+        ("missing", sorted(missing)),
+        ("not of this model", sorted(extra)),
+        ("of another shape", sorted(misshapen)),
     ]
     told = [
         f"{len(names)} {what} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
@@ -116,4 +133,3 @@ def load_tensors(model: nn.Module, path: Path) -> None:
         raise UserError(
             f"{path} does not fit config.json: tensors {'; '.join(told)}", "The files are of different models."
         )
-    model.load_state_dict(tensors, strict=False)
