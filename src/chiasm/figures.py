@@ -1,4 +1,4 @@
-"""Pictures of results: learning curves, attention over a picture, pictures with their captions."""
+"""Pictures of results: learning curves, attention, captions, retrieval, search hits, confusions, calibration."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 Pixels = UInt8[np.ndarray, "height width 3"]
+RIGHT = "tab:green"
 
 
 def curves_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -55,11 +56,19 @@ def attention_figure(
 
 
 def gallery_figure(
-    pictures: Sequence[Pixels], captions: Sequence[str], path: Path, *, colours: Sequence[str] = (), columns: int = 8
+    pictures: Sequence[Pixels],
+    captions: Sequence[str],
+    path: Path,
+    *,
+    colours: Sequence[str] = (),
+    columns: int = 8,
+    title: str = "",
 ) -> None:
     """Pictures in a grid with their captions below; `colours` of the captions, black where none are given."""
     lines = max(1, -(-len(pictures) // columns))
     figure, axes = _subplots(lines, columns, (1.6 * columns, 2.1 * lines))
+    if title:
+        figure.suptitle("\n".join(textwrap.wrap(title, 20 * columns)), fontsize=10, parse_math=False)
     for axis in axes.ravel():
         axis.axis("off")
     for place, (axis, picture, caption) in enumerate(zip(axes.ravel(), pictures, captions, strict=False)):
@@ -67,6 +76,84 @@ def gallery_figure(
         text = "\n".join("\n".join(textwrap.wrap(line, 22)) for line in caption.split("\n"))
         below = {"transform": axis.transAxes, "ha": "center", "va": "top", "parse_math": False}
         axis.text(0.5, -0.04, text, fontsize=7, color=colours[place] if colours else "black", **below)
+    _save(figure, path)
+
+
+def grid_figure(
+    pictures: Sequence[Pixels],
+    scores: Sequence[float],
+    captions: Sequence[str],
+    path: Path,
+    *,
+    title: str = "",
+    columns: int = 5,
+) -> None:
+    """Search hits, the best first, each with its score and caption; `title` is what was searched for."""
+    texts = [f"{score:.3f}\n{caption}" for score, caption in zip(scores, captions, strict=True)]
+    gallery_figure(pictures, texts, path, columns=max(1, min(columns, len(pictures))), title=title)
+
+
+def retrieval_figure(
+    queries: Sequence[str], hits: Sequence[Sequence[Pixels]], right: Sequence[Sequence[bool]], path: Path
+) -> None:
+    """Each query beside its hits, the best first; right ones are framed in green, wrong ones in gray."""
+    columns = 1 + max((len(row) for row in hits), default=0)
+    figure, axes = _subplots(max(1, len(queries)), columns, (1.5 * columns, 1.5 * max(1, len(queries))))
+    for axis in axes.ravel():
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for line, query, row, flags in zip(axes, queries, hits, right, strict=False):
+        text = "\n".join(textwrap.wrap(query, 20, max_lines=7, placeholder=" …"))
+        line[0].text(1, 0.5, text, fontsize=9, ha="right", va="center", transform=line[0].transAxes, parse_math=False)
+        for axis, picture, is_right in zip(line[1:], row, flags, strict=False):
+            axis.imshow(picture)
+            axis.spines[:].set(visible=True, color=RIGHT if is_right else "lightgray", linewidth=4 if is_right else 1)
+    _save(figure, path)
+
+
+def confusion_figure(
+    confusion: Float[np.ndarray, "c c"], names: Sequence[str], path: Path, *, most_classes: int = 30
+) -> None:
+    """Which classes (rows) were given which names (columns), as shares of each row.
+
+    Of more than `most_classes` classes only those with the most errors are shown.
+    """
+    wrong = confusion.sum(0) + confusion.sum(1) - 2 * np.diagonal(confusion)
+    shown = np.sort(np.argsort(-wrong, kind="stable")[:most_classes])
+    shares = (confusion / np.maximum(confusion.sum(1, keepdims=True), 1e-12))[np.ix_(shown, shown)]
+    size = 2.2 + 0.36 * len(shown)
+    figure, axes = _subplots(1, 1, (size + 0.6, size))
+    axis = axes[0, 0]
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    labels = [textwrap.shorten(names[i], 24, placeholder=" …") for i in shown.tolist()]
+    axis.set_xticks(range(len(shown)), labels=labels, fontsize=8, rotation=60, ha="right", parse_math=False)
+    axis.set_yticks(range(len(shown)), labels=labels, fontsize=8, parse_math=False)
+    axis.set(xlabel="given", ylabel="true")
+    if len(shown) < len(names):
+        axis.set_title(f"the {len(shown)} of {len(names)} classes with the most errors", fontsize=9)
+    figure.colorbar(image, label="share of the true class", shrink=0.7)
+    _save(figure, path)
+
+
+def calibration_figure(
+    cosines: Float[np.ndarray, " n"],
+    true_share: Float[np.ndarray, " n"],
+    false_share: Float[np.ndarray, " n"],
+    probability: Float[np.ndarray, " n"],
+    path: Path,
+    *,
+    threshold: float | None = None,
+) -> None:
+    """What a cosine means: the shares of true and of false pairs that reach it, and the probability of a true pair."""
+    figure, axes = _subplots(1, 1, (5.4, 3.6))
+    axis = axes[0, 0]
+    axis.plot(cosines, true_share, color=RIGHT, label="true pairs that reach it")
+    axis.plot(cosines, false_share, color="tab:gray", label="false pairs that reach it")
+    axis.plot(cosines, probability, color="tab:blue", linestyle="--", label="probability of a true pair")
+    if threshold is not None:
+        axis.axvline(threshold, color="black", linewidth=0.8, label=f"threshold {threshold:.3f}")
+    axis.set(xlabel="cosine", ylabel="share, probability", ylim=(-0.02, 1.02))
+    axis.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
