@@ -213,9 +213,8 @@ def published(folder, *, before="[CLS] ", after=" [SEP]", pad="[PAD]", as_object
 def test_an_adopted_tokenizer_brings_its_own_reserved_ids(tmp_path, as_objects, length):
     tokenizer = Tokenizer.adopt(published(tmp_path, as_objects=as_objects, length=length))
     assert (tokenizer.pad, tokenizer.bos, tokenizer.eot, tokenizer.unk) == (6, 5, 4, 3)
-    ids, keep = tokenizer.encode_kept(["A  red circle a a", "blue"], context=9)
+    ids = tokenizer.encode(["A  red circle a a", "blue"], context=9)
     assert ids.tolist() == [[5, 0, 1, 2, 0, 0, 4], [5, 3, 4, 6, 6, 6, 6]]
-    assert torch.equal(keep, ids != 6)
     assert tokenizer.encode(["a red circle"], context=4, truncate=True).tolist() == [[5, 0, 1, 4]]
     assert tokenizer.lengths(["a red circle"]) == [5]
     assert tokenizer.decode(ids[1]) == "" and tokenizer.decode(ids[0]) == "a red circle a a"
@@ -225,10 +224,9 @@ def test_an_adopted_tokenizer_brings_its_own_reserved_ids(tmp_path, as_objects, 
 def test_an_adopted_tokenizer_without_bos_that_pads_with_eot(tmp_path):
     tokenizer = Tokenizer.adopt(published(tmp_path, before="", pad="[SEP]"))
     assert (tokenizer.pad, tokenizer.bos, tokenizer.eot) == (4, None, 4)
-    ids, keep = tokenizer.encode_kept(["a red", "", "[SEP]"], context=9)
-    assert ids[:2].tolist() == [[0, 1, 4, 4], [4, 4, 4, 4]] and tokenizer.lengths(["a red"]) == [3]
-    assert keep[:2].tolist() == [[True, True, True, False], [True, False, False, False]]
-    assert keep[2].all()  # "[", "sep", "]": in a user's text it is a text
+    assert tokenizer.encode(["a red", ""], context=9).tolist() == [[0, 1, 4], [4, 4, 4]]
+    assert tokenizer.rows(["a red", ""], context=9) == [[0, 1, 4], [4]] and tokenizer.lengths(["a red"]) == [3]
+    assert tokenizer.encode(["a [SEP]"], context=9)[0].tolist().count(4) == 1  # in a user's text it is a text
     with pytest.raises(ValueError, match="context is 0"):
         tokenizer.encode([""], context=0)
 
@@ -282,3 +280,20 @@ def test_adopting_nothing_or_damaged_files(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         Tokenizer.adopt(tmp_path)
+
+
+@BOTH
+def test_a_published_tokenizer_says_itself_what_surrounds_a_text(tokenizer, tmp_path):
+    made, order = tokenizer.published()
+    made.save(tmp_path / "tokenizer.json")
+    again = Tokenizer.load(tmp_path / "tokenizer.json")
+    last = tokenizer.vocab_size - 1
+    assert (again.pad, again.bos, again.eot, again.unk) == (PAD, BOS, last, UNK if tokenizer is WORDS else None)
+    assert again.vocab_size == tokenizer.vocab_size and sorted(order) == list(range(last + 1))
+    texts = [*TEXTS, "never seen <eot> zebra", f"{tokenizer.token(last)} red", ""]
+    theirs, ours = again.encode(texts, context=99), tokenizer.encode(texts, context=99)
+    assert torch.equal(torch.tensor(order)[theirs], ours) and not torch.equal(theirs, ours)
+    assert [again.decode(row) for row in theirs] == [tokenizer.decode(row) for row in ours]
+    plain = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert [e.ids for e in plain.encode_batch(TEXTS)] == again.encode(TEXTS, context=99).tolist()
+    assert again.published()[0] is again

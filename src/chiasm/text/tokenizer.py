@@ -13,8 +13,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import tokenizers
 import torch
-from jaxtyping import Bool, Int
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from jaxtyping import Int
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from chiasm.errors import UserError
@@ -107,6 +107,29 @@ class Tokenizer:
         """Write one `tokenizer.json`, which Hugging Face `tokenizers` reads too."""
         Path(path).write_text(self._saved, encoding="utf-8")
 
+    def published(self) -> tuple[Tokenizer, list[int]]:
+        """This tokenizer as Hugging Face's tools want it, and for each of its ids the one that it was before.
+
+        The file itself then says what is put around a text. Of ours, EOT changes places with the last token: its id 2
+        is what transformers' CLIP takes for a mistake of old files, and answers by another rule.
+        """
+        order = list(range(self.vocab_size))
+        if self._inner.post_processor is not None:
+            return self, order
+        data = json.loads(self._saved)
+        vocabulary = data["model"]["vocab"]
+        last, end = max(vocabulary, key=vocabulary.get), SPECIALS[EOT]
+        order[EOT], order[-1] = order[-1], EOT
+        vocabulary[last], vocabulary[end] = EOT, order.index(EOT)
+        for token in data["added_tokens"]:
+            token["id"] = vocabulary[token["content"]]
+        inner = tokenizers.Tokenizer.from_str(json.dumps(data))
+        inner.post_processor = processors.TemplateProcessing(
+            single=f"{SPECIALS[BOS]} $A {end}", special_tokens=[(SPECIALS[BOS], BOS), (end, vocabulary[end])]
+        )
+        inner.enable_padding(pad_id=PAD, pad_token=SPECIALS[PAD])
+        return Tokenizer(inner), order
+
     @property
     def vocab_size(self) -> int:
         """How many ids there are, reserved ones included."""
@@ -118,18 +141,10 @@ class Tokenizer:
         A text of more than `context` ids (BOS and EOT included) raises ValueError; with `truncate` it loses its end
         and keeps its EOT.
         """
-        return self.encode_kept(texts, context=context, truncate=truncate)[0]
-
-    def encode_kept(
-        self, texts: Sequence[str], *, context: int, truncate: bool = False
-    ) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
-        """What `encode` returns, and False at its pads, which a pad's id alone does not tell where EOT has the same."""
         rows = self.rows(texts, context=context, truncate=truncate)
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
         longest = max(map(len, rows), default=0)
         padded = [row + [self.pad] * (longest - len(row)) for row in rows]
-        ids = torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
-        return ids, torch.arange(longest) < lengths[:, None]
+        return torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
 
     def rows(self, texts: Sequence[str], *, context: int, truncate: bool = False) -> list[list[int]]:
         """What `encode` returns, as lists without pads."""
