@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from chiasm.predict import Predictor
+    from chiasm.predict import CaptionPredictor, ClipPredictor
 
 __version__ = "0.1.0"
 __all__ = ["load"]
 
 
-def load(folder: str | Path) -> Predictor:
+def load(folder: str | Path) -> CaptionPredictor | ClipPredictor:
     """The trained model in a run's or a bundle's folder, ready to be asked; UserError where there is none."""
-    from chiasm.predict import Predictor  # torch takes a second: it loads when a model does
+    from chiasm import predict  # torch takes a second: it loads when a model does
 
-    return Predictor.load(folder)
+    return predict.load(folder)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from chiasm import config as configs
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
+from chiasm.metrics.calibration import Calibration
 from chiasm.models import Model, ModelConfig, build_model
 from chiasm.text import Tokenizer
 
@@ -27,6 +28,7 @@ class BundleConfig:
     format: int = FORMAT
     model: ModelConfig
     preprocess: PreprocessConfig
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -42,6 +44,8 @@ class Bundle:
     model: Model
     tokenizer: Tokenizer
     preprocess: PreprocessConfig
+    calibration: Calibration | None = None
+    """What held-out pairs said about the cosines of a dual encoder."""
     card: str = field(default="", repr=False)
 
     def save(self, folder: Path) -> None:
@@ -52,7 +56,10 @@ class Bundle:
             new.mkdir()
             tensors = {name: tensor.contiguous() for name, tensor in own_tensors(self.model).items()}
             save_file(tensors, new / "model.safetensors")
-            configs.save(BundleConfig(model=self.model.config, preprocess=self.preprocess), new / "config.json")
+            world = BundleConfig(
+                model=self.model.config, preprocess=self.preprocess, calibration=self.calibration
+            )
+            configs.save(world, new / "config.json")
             self.tokenizer.save(new / "tokenizer.json")
             (new / "card.md").write_text(self.card, encoding="utf-8")
             if folder.exists():
@@ -75,7 +82,13 @@ class Bundle:
         load_tensors(model, folder / "model.safetensors")
         card = folder / "card.md"
         text = card.read_text(encoding="utf-8") if card.exists() else ""
-        return cls(model=model.eval(), tokenizer=tokenizer, preprocess=config.preprocess, card=text)
+        return cls(
+            model=model.eval(),
+            tokenizer=tokenizer,
+            preprocess=config.preprocess,
+            calibration=config.calibration,
+            card=text,
+        )
 
 
 def find_bundle(folder: Path) -> Path:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import assert_never
 
-from chiasm.models import Model, ModelConfig, build_model
-from chiasm.objectives import Captioning
+from chiasm.models import Captioner, Clip, Model, ModelConfig, build_model
+from chiasm.objectives import Captioning, Contrastive, Objective
 from chiasm.types import Batch
 
 WEIGHT_BYTES = 4 * 5
@@ -33,9 +33,8 @@ class Cost:
     """By precision, measured here; empty where it was not asked for."""
 
 
-def captioner_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, measure: bool = True) -> Cost:
+def model_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, measure: bool = True) -> Cost:
     """Counted on the meta device, where attention is counted too and nothing is computed; then timed, if asked."""
-    objective = Captioning()
     with torch.device("meta"):
         model = build_model(config)
         batch = example_batch(config, batch_size, text_tokens)
@@ -50,13 +49,13 @@ def captioner_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, me
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         with flops:
             with forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                hidden = model(batch.images, batch.ids[:, :-1])
-                loss = model.head(hidden.flatten(0, 1)).float().log_softmax(-1).sum()
+                loss = _plain_loss(model, batch)
             loss.backward()
     parameters = sum(p.numel() for p in model.parameters())
     seconds = {}
     if measure:
         real, batch = build_model(config), example_batch(config, batch_size, text_tokens)
+        objective = Captioning() if isinstance(real, Captioner) else Contrastive()
         seconds = {p: measure_step_seconds(real, objective, batch, p, accumulate=1) for p in ("fp32", "bf16")}
     return Cost(
         parameters=parameters,
@@ -68,28 +67,39 @@ def captioner_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, me
     )
 
 
+def _plain_loss(model: Model, batch: Batch) -> torch.Tensor:
+    """The training loss without choices that depend on values, of which the meta device has none."""
+    match model:
+        case Captioner():
+            hidden = model(batch.images, batch.ids[:, :-1])
+            return model.head(hidden.flatten(0, 1)).float().log_softmax(-1).sum()
+        case Clip():
+            return (model.embed_images(batch.images) @ model.embed_texts(batch.ids).T).log_softmax(-1).sum()
+        case _:
+            assert_never(model)
+
+
 def example_batch(config: ModelConfig, batch_size: int, text_tokens: int) -> Batch:
     """A batch of noise and arbitrary words, of the shapes that training would see."""
     ids = torch.full((batch_size, text_tokens), config.vocabulary - 1)
+    ids[:, -1] = config.rules.eot
     return Batch(
         images=torch.randn(batch_size, 3, *config.size),
         ids=ids,
         keep=torch.ones_like(ids, dtype=torch.bool),
-        image_ids=torch.zeros(batch_size, dtype=torch.long),
-        text_ids=torch.zeros(batch_size, dtype=torch.long),
+        image_ids=torch.arange(batch_size),
+        text_ids=torch.arange(batch_size),
         keys=tuple(str(i) for i in range(batch_size)),
     )
 
 
-def measure_step_seconds(model: Model, objective: Captioning, batch: Batch, precision: str, accumulate: int) -> float:
+def measure_step_seconds(model: Model, objective: Objective, batch: Batch, precision: str, accumulate: int) -> float:
     """Seconds of one forward and backward pass on a batch (median of three); the weights stay as they are."""
     times = []
     for _ in range(4):
         start = time.perf_counter()
-        for part in batch.split(math.ceil(len(batch) / accumulate)):
-            with torch.autocast(part.images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss = objective(model, part)["loss"]
-            loss.backward()
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            objective.backward(model, batch, accumulate, lambda loss: loss.backward())
         times.append(time.perf_counter() - start)
         model.zero_grad(set_to_none=True)
     return sorted(times[1:])[1]

@@ -1,24 +1,57 @@
-"""What training minimises: an objective takes a model and a batch, and returns named sums of losses."""
+"""What training minimises: an objective takes a model and a batch, and gives the gradient and named losses."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from chiasm.losses import next_token
-from chiasm.models import Captioner
+from chiasm.losses import cached_backward, info_nce, info_nce_floor, next_token, sigmoid_pairs
+from chiasm.models import Captioner, Clip
+from chiasm.models.clip import MAX_LOG_SCALE
 from chiasm.types import Batch
+
+CHUNK = 1024
+"""Rows of a tile of the matrix of similarities, for batches above twice that."""
+
+
+class Objective(ABC):
+    """What a training step and a validation know of a task."""
+
+    headline: ClassVar[str]
+    """The loss that validation follows, and its unit in words."""
+    unit: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    """What `backward` reports beside `loss`."""
+
+    @abstractmethod
+    def backward(self, model: Any, batch: Batch, parts: int, backward: Callable[[Tensor], None]) -> dict[str, float]:
+        """Add the batch's gradient to the parameters, computed in so many parts; returns `loss` and the columns."""
+
+    @abstractmethod
+    def validate(self, model: Any, batch: Batch) -> tuple[float, int]:
+        """The headline loss summed over the batch, and over how many terms."""
+
+    def after_step(self, model: Any) -> None:  # noqa: B027 - most weights may be anything
+        """What must hold of the weights after every optimizer step."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Captioning:
-    """Predict each caption's next token; the first of the returned sums is the one to minimise.
+class Captioning(Objective):
+    """Predict each caption's next token.
 
     Sums and not means, so that a batch that is run in parts has exactly the whole batch's mean over tokens.
     """
 
     label_smoothing: float = 0.0
+    headline: ClassVar[str] = "token_loss"
+    unit: ClassVar[str] = "loss per token, nats"
+    columns: ClassVar[tuple[str, ...]] = ("token_loss",)
 
     def count(self, batch: Batch) -> int:
         """Tokens that are predicted: all but BOS and pads."""
@@ -31,3 +64,71 @@ class Captioning:
         logits = model.head(hidden[wanted])
         smoothed, plain = next_token(logits, batch.ids[:, 1:][wanted], self.label_smoothing)
         return {"loss": smoothed, "token_loss": plain}
+
+    def backward(
+        self, model: Captioner, batch: Batch, parts: int, backward: Callable[[Tensor], None]
+    ) -> dict[str, float]:
+        """Gradient of the mean over the whole batch's tokens."""
+        count = self.count(batch)
+        sums = {"loss": 0.0, "token_loss": 0.0}
+        for part in batch.split(math.ceil(len(batch) / parts)):
+            losses = self(model, part)
+            backward(losses["loss"] / count)
+            for name, value in losses.items():
+                sums[name] += float(value.detach()) / count
+        return sums
+
+    def validate(self, model: Captioner, batch: Batch) -> tuple[float, int]:
+        """The plain loss, by tokens."""
+        return float(self(model, batch)["token_loss"]), self.count(batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrastive(Objective):
+    """Tell which picture and which text of a batch belong together: InfoNCE or the sigmoid loss, as the model is.
+
+    Pictures or texts that are equal are no negatives of each other, which gives InfoNCE a floor above zero. A batch in
+    parts is still one batch: embeddings are computed twice, by part, and the loss once over all (2101.06983).
+    """
+
+    headline: ClassVar[str] = "excess_loss"
+    unit: ClassVar[str] = "loss above its floor, nats"
+    columns: ClassVar[tuple[str, ...]] = ("excess_loss", "floor", "scale")
+
+    def __call__(self, model: Clip, batch: Batch) -> Tensor:
+        """Mean loss of the batch, in nats."""
+        return self._loss(model, batch, model.embed_images(batch.images), model.embed_texts(batch.ids))
+
+    def floor(self, model: Clip, batch: Batch) -> float:
+        """The least that the loss can be on this batch, in nats."""
+        return info_nce_floor(batch.image_ids, batch.text_ids) if model.bias is None else 0.0
+
+    def backward(self, model: Clip, batch: Batch, parts: int, backward: Callable[[Tensor], None]) -> dict[str, float]:
+        """Gradient of the batch's mean loss."""
+        if parts == 1:
+            loss = self(model, batch)
+            backward(loss)
+        else:
+            pieces = batch.split(math.ceil(len(batch) / parts))
+            loss = cached_backward(
+                [lambda p=p: (model.embed_images(p.images), model.embed_texts(p.ids)) for p in pieces],
+                lambda images, texts: self._loss(model, batch, images, texts),
+            )
+        value, floor = float(loss.detach()), self.floor(model, batch)
+        return {"loss": value, "excess_loss": value - floor, "floor": floor, "scale": float(model.log_scale.exp())}
+
+    def validate(self, model: Clip, batch: Batch) -> tuple[float, int]:
+        """The loss above its floor, by pairs."""
+        return (float(self(model, batch).detach()) - self.floor(model, batch)) * len(batch), len(batch)
+
+    @torch.no_grad()
+    def after_step(self, model: Clip) -> None:
+        """Clamp the scale (2103.00020, section 2.5)."""
+        model.log_scale.clamp_(max=MAX_LOG_SCALE)
+
+    def _loss(self, model: Clip, batch: Batch, images: Tensor, texts: Tensor) -> Tensor:
+        chunk = CHUNK if len(batch) > 2 * CHUNK else None
+        ids = batch.image_ids, batch.text_ids
+        if model.bias is None:
+            return info_nce(images, texts, model.log_scale, *ids, chunk=chunk)
+        return sigmoid_pairs(images, texts, model.log_scale, model.bias, *ids, chunk=chunk)

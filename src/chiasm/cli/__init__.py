@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from importlib import import_module
 
 VERBS = {
-    ("train", "captioner"): ("chiasm.cli.train", "captioner", "train an image captioner on pictures with captions"),
+    ("train",): ("chiasm.cli.train", "train", "train a captioner or a Clip on pictures with texts"),
     ("caption",): ("chiasm.cli.caption", "caption", "write captions for pictures, and show where the model looked"),
+    ("classify",): ("chiasm.cli.classify", "classify", "which of your labels fits each picture, if any"),
+    ("embed",): ("chiasm.cli.embed", "embed", "vectors of pictures or texts, as Parquet or npy"),
+    ("index",): ("chiasm.cli.index", "index", "embed a data set's pictures into a table that can be searched"),
+    ("search",): ("chiasm.cli.search", "search", "find pictures by words, by a picture, or both"),
     ("evaluate",): ("chiasm.cli.evaluate", "evaluate", "score a trained model on data, with intervals"),
     ("data", "check"): ("chiasm.cli.data", "check", "what is in a data set: formats, broken files, duplicates, leaks"),
     ("cost",): ("chiasm.cli.cost", "cost", "parameters, FLOPs, memory and minutes of a model, before training"),

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import json as _json
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from chiasm import config as configs
-from chiasm.data.picture import BrokenPicture
-from chiasm.data.rows import PICTURE_SUFFIXES
-from chiasm.errors import UserError
+from chiasm.cli.pictures import find_pictures, in_batches
 from chiasm.figures import attention_figure
 from chiasm.generate import GenerateConfig
-from chiasm.predict import Caption, Predictor
-from chiasm.progress import track
-
-ROWS = 64
+from chiasm.predict import Caption, CaptionPredictor
 
 
 def caption(
@@ -68,52 +60,16 @@ def caption(
             "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed,
         },
     )  # fmt: skip
-    paths = _find(pictures)
-    predictor = Predictor.load(run)
-    broken = []
-    starts = range(0, len(paths), ROWS)
-    for start in track(starts, "captioning", total=len(starts)):
-        pixels, good = [], []
-        for path in paths[start : start + ROWS]:
-            try:
-                pixels.append(predictor.read([path])[0])
-                good.append(path)
-            except BrokenPicture as error:
-                broken.append(f"{path}: {error.message}")
-        if not good:
-            continue
-        for path, pixel, text in zip(good, pixels, predictor.caption_pixels(np.stack(pixels), config), strict=True):
+    paths = find_pictures(pictures)
+    predictor = CaptionPredictor.load(run)
+    for good, pixels in in_batches(predictor, paths, "captioning"):
+        for path, pixel, text in zip(good, pixels, predictor.caption_pixels(pixels, config), strict=True):
             print(_as_json(path, text) if json else _as_line(path, text), flush=True)
             if attention is not None:
                 words = [word for word, _ in text.tokens]
                 target = attention if len(paths) == 1 and attention.suffix else attention / _drawing(path, paths)
                 attention_figure(pixel, words, predictor.attention(pixel[None], text), target)
-    if broken:
-        told = "\n  ".join(broken)
-        raise UserError(
-            f"{len(broken)} of {len(paths)} pictures cannot be read:\n  {told}", "The others were captioned."
-        )
     return 0
-
-
-def _find(pictures: tuple[str, ...]) -> list[Path]:
-    """The files that the words on the command line mean."""
-    found: list[Path] = []
-    for word in pictures:
-        path = Path(word)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
-            if not inside:
-                raise UserError(f"The folder {word} holds no pictures", f"Known: {', '.join(PICTURE_SUFFIXES)}.")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            matches = sorted(Path(match) for match in glob.glob(word, recursive=True))
-            if not matches:
-                raise UserError(f"There is no {word}", "Name a picture, a folder, or a glob in quotes.")
-            found += matches
-    return found
 
 
 def _drawing(path: Path, paths: list[Path]) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from chiasm.cli.train import apply_settings, read_settings
+from chiasm.cli.train import apply_settings, read_settings, start_settings
 from chiasm.config import merge
-from chiasm.cost import captioner_cost
+from chiasm.cost import model_cost
 from chiasm.errors import UserError
-from chiasm.models.presets import captioner_preset
-from chiasm.train.config import DataConfig, RunConfig
 
 
 def cost(
+    model: Literal["captioner", "clip"] = "captioner",
     preset: str = "small",
     *,
     batch_size: int = 128,
@@ -23,12 +23,13 @@ def cost(
     config: Path | None = None,
     set: tuple[str, ...] = (),
 ) -> int:
-    """Parameters, FLOPs, memory and minutes of training a captioner on this machine.
+    """Parameters, FLOPs, memory and minutes of training a model on this machine.
 
     FLOPs are counted, attention included; time is that of a step measured here, in seconds.
 
     Args:
-        preset: sizes to start from: tiny, small or base
+        model: what would be trained
+        preset: sizes to start from, as for `chiasm train`
         batch_size: pictures in a step
         pictures: in the training split
         epochs: how often each picture is seen
@@ -37,18 +38,18 @@ def cost(
         config: a YAML or JSON file of settings, nested as a run's config.json
         set: any setting by its path, as model.vision.width=192
     """
-    settings = RunConfig(data=DataConfig(path=""), model=captioner_preset(preset))
+    settings = start_settings(model, preset)
     if config is not None:
         settings = merge(settings, read_settings(config))
     settings = apply_settings(settings, set)
-    model = settings.completed(vocabulary).model
-    context = model.rules.context
+    sizes = settings.completed(vocabulary).model
+    context = sizes.rules.context
     for name, value in (("batch-size", batch_size), ("pictures", pictures), ("vocabulary", vocabulary)):
         if value < 1:
             raise UserError(f"--{name} is {value}", "It must be at least 1.")
     if not 2 <= text_tokens <= context:
         raise UserError(f"--text-tokens is {text_tokens}", f"It must be at least 2 and at most the context, {context}.")
-    found = captioner_cost(model, batch_size=batch_size, text_tokens=text_tokens)
+    found = model_cost(sizes, batch_size=batch_size, text_tokens=text_tokens)
     steps = epochs * (pictures // batch_size or 1)
     rows = [
         ("parameters", f"{found.parameters:,}"),

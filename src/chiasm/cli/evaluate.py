@@ -8,9 +8,10 @@ from typing import Literal
 from chiasm import config as configs
 from chiasm.data.shapes import ShapesConfig
 from chiasm.errors import UserError
-from chiasm.evaluate import evaluate_captioner, scores_table, write_results
+from chiasm.evaluate import TOLD, scores_table, write_results
+from chiasm.evaluate import evaluate as score
 from chiasm.generate import GenerateConfig
-from chiasm.predict import Predictor
+from chiasm.predict import load
 from chiasm.train.config import DataConfig
 
 
@@ -30,16 +31,18 @@ def evaluate(
     seed: int = 0,
     max_broken_share: float = 0.05,
 ) -> int:
-    """Score a trained captioner: exact match, BLEU, ROUGE-L, CIDEr-D, loss, and its rise with wrong pictures.
+    """Score a trained model on data.
 
-    Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md and captions.jsonl.
+    A captioner: exact match, BLEU, ROUGE-L, CIDEr-D, loss, and its rise with wrong pictures. A Clip: retrieval both
+    ways, and labels where there are some. Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md
+    and, as JSON lines, what the model said of every picture.
 
     Args:
         run: the folder of a run or a bundle
-        data: as for `chiasm train captioner`
+        data: as for `chiasm train`
         split: the splits to score (all tests where none is named, else all)
         out: a folder for the results
-        mode: greedy or beam
+        mode: how captions are written: greedy or beam
         beams: texts kept at each step of a beam search
         length_penalty: beam scores are divided by length to this power
         image_column: the column that holds the pictures or their paths, where guessing fails
@@ -51,14 +54,15 @@ def evaluate(
     """
     shapes = configs.from_dict(ShapesConfig, {"difficulty": difficulty, "samples": samples, "seed": seed})
     source = DataConfig(path=data, image_column=image_column, text_column=text_column, shapes=shapes).open()
-    predictor = Predictor.load(run)
+    predictor = load(run)
     splits = split or source.test_splits or list(source.splits)
     config = configs.from_dict(GenerateConfig, {"mode": mode, "beams": beams, "length_penalty": length_penalty})
-    results = evaluate_captioner(predictor, source, splits, config, max_broken_share=max_broken_share)
+    results = score(predictor, source, splits, config, max_broken_share=max_broken_share)
     if not results:
         raise UserError(f"{data} has no pictures in {', '.join(splits)}", source.understood)
     print(scores_table(results))
     if out is not None:
-        write_results(results, out)
-        print(f"\nresults    {out / 'evaluation.json'}\ncaptions   {out / 'captions.jsonl'}")
+        told = TOLD[type(predictor)]
+        write_results(results, out, told)
+        print(f"\nresults    {out / 'evaluation.json'}\ntold       {out / told}")
     return 0

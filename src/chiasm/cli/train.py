@@ -12,11 +12,13 @@ from typing import Any, Literal
 from chiasm import config as configs
 from chiasm.data.transforms import augment_for
 from chiasm.errors import UserError
-from chiasm.models.presets import captioner_preset
-from chiasm.train.config import DataConfig, RunConfig
+from chiasm.models.clip import ClipConfig
+from chiasm.models.presets import captioner_preset, clip_preset
+from chiasm.train.config import DataConfig, RunConfig, TokenizerConfig
 
 
-def captioner(
+def train(
+    model: Literal["captioner", "clip"],
     data: str = "",
     *,
     out: Path,
@@ -35,14 +37,18 @@ def captioner(
     track: tuple[str, ...] = (),
     resume: bool = False,
 ) -> int:
-    """Train an image captioner (picture encoder, causal decoder with cross-attention) on pictures with captions.
+    """Train a model on pictures with texts.
 
-    The folder OUT then holds bundle/ (the model), metrics.csv, curves.png, captions.jsonl, evaluation.json and card.md.
+    captioner: a picture encoder and a causal decoder with cross-attention, which writes captions. clip: a picture and
+    a text encoder that meet in one space, for search and classification. The folder OUT then holds bundle/ (the
+    model), metrics.csv, curves.png, evaluation.json, card.md, and what the model said of every test picture.
 
     Args:
+        model: what to train
         data: a folder, a table (CSV, TSV, JSONL, JSON, Parquet), tar shards, a Hub id, or the built-in emoji or shapes
         out: the run's folder
-        preset: sizes to start from: tiny, small or base
+        preset: sizes to start from: tiny, small or base of a captioner; lesson, tiny, small, vit-b-32, vit-b-16 or
+            vit-l-14 of a clip
         epochs: how often each picture is seen (30 where neither this nor --minutes is given)
         minutes: train for about this long instead
         augment: random changes to the pictures: light (the default) suits photos, strong suits icons and drawings
@@ -60,7 +66,7 @@ def captioner(
     if resume:
         settings = configs.load(RunConfig, out / "config.json")
     else:
-        settings = RunConfig(data=DataConfig(path=""), model=captioner_preset(preset))
+        settings = start_settings(model, preset)
         if config is not None:
             settings = configs.merge(settings, read_settings(config))
         named = {
@@ -81,30 +87,49 @@ def captioner(
             settings = replace(settings, train=replace(settings.train, augment=changes))
         settings = apply_settings(settings, set)
         if not settings.data.path:
-            raise UserError("No data was named", "chiasm train captioner DATA --out FOLDER (try: emoji, or shapes)")
-    from chiasm.train.run import train_captioner  # Lightning takes seconds: a mistyped setting should not wait for it
+            raise UserError("No data was named", f"chiasm train {model} DATA --out FOLDER (try: emoji, or shapes)")
+    from chiasm.train import run  # Lightning takes seconds: a mistyped setting should not wait for it
 
-    result = train_captioner(settings, out, resume=resume, trackers=track)
+    result = run.train(settings, out, resume=resume, trackers=track)
     if not result.finished:
-        print(f"stopped at step {result.step}; to go on, type:\n  {_again(out, track)}", file=sys.stderr)
+        print(f"stopped at step {result.step}; to go on, type:\n  {_again(model, out, track)}", file=sys.stderr)
         return 130
     print((out / "card.md").read_text(encoding="utf-8"))
-    print(_where_to_look(out))
+    print(_where_to_look(settings, out))
     return 0
 
 
-def _where_to_look(out: Path) -> str:
+def start_settings(model: str, preset: str) -> RunConfig:
+    """A run's settings before anything else is said: the preset's sizes, and what suits the kind of model."""
+    if model == "clip":
+        words = TokenizerConfig(units="bpe", vocab_size=4096)  # people search with words that no caption had
+        return RunConfig(data=DataConfig(path=""), model=clip_preset(preset), tokenizer=words)
+    return RunConfig(data=DataConfig(path=""), model=captioner_preset(preset))
+
+
+def _where_to_look(settings: RunConfig, out: Path) -> str:
     """The files of a finished run that people want to see, and what to type next."""
     run = shlex.quote(str(out))
+    if isinstance(settings.model, ClipConfig):
+        index = shlex.quote(f"{out}.lance")
+        following = [
+            f'chiasm classify {run} PICTURE --labels "a dog" "a cat"',
+            f"chiasm index {run} {shlex.quote(settings.data.path)} --out {index}",
+            f'chiasm search {index} "a dog" --grid hits.png',
+        ]
+    else:
+        following = [
+            f"chiasm caption {run} PICTURE --attention where.png",
+            f"chiasm caption {run} FOLDER --mode beam --json",
+        ]
+    following.append(f"chiasm evaluate {run} DATA")
     lines = [
         ("model", str(out / "bundle")),
-        ("captions", str(out / "captions.jsonl")),
+        *(("told", str(out / name)) for name in ("captions.jsonl", "retrieval.jsonl") if (out / name).exists()),
         *(("pictures", str(path)) for path in sorted(out.glob("gallery-*.png"))),
         *(("attention", str(path) + "/") for path in sorted(out.glob("attention-*"))),
         ("curves", str(out / "curves.png")),
-        ("next", f"chiasm caption {run} PICTURE --attention where.png"),
-        ("", f"chiasm caption {run} FOLDER --mode beam --json"),
-        ("", f"chiasm evaluate {run} DATA"),
+        *(("" if row else "next", command) for row, command in enumerate(following)),
     ]
     return "\n".join(f"{name:<11}{text}" for name, text in lines)
 
@@ -146,9 +171,9 @@ def read_settings(file: Path) -> dict[str, Any]:
     return data
 
 
-def _again(out: Path, track: Sequence[str]) -> str:
+def _again(model: str, out: Path, track: Sequence[str]) -> str:
     """What to type to go on: the program as it was called, be it `python -m chiasm`."""
     called = Path(sys.argv[0])
     program = [Path(sys.executable).name, "-m", "chiasm"] if called.name == "__main__.py" else [called.name]
     trackers = ["--track", *track] if track else []
-    return shlex.join([*program, "train", "captioner", "--out", str(out), "--resume", *trackers])
+    return shlex.join([*program, "train", model, "--out", str(out), "--resume", *trackers])

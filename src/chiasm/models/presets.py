@@ -77,14 +77,14 @@ def clip_small() -> ClipConfig:
 
 def _published(pixels: int, patch: int, vision: tuple[int, int], text: tuple[int, int], embed_dim: int) -> ClipConfig:
     """A size of 2103.00020, table 20: (width, depth) of both towers; heads are 64 wide."""
-    shared = {"activation": "quick_gelu"}
     return ClipConfig(
         vision=VitConfig(
             size=(pixels, pixels), patch_pixels=patch, width=vision[0], depth=vision[1], heads=vision[0] // 64,
-            pool="cls", norm_first=True, **shared,
+            pool="cls",
+            activation="quick_gelu", norm_first=True,
         ),
         text=TextConfig(
-            width=text[0], depth=text[1], heads=text[0] // 64, rules=TextRules(context=77), **shared
+            width=text[0], depth=text[1], heads=text[0] // 64, rules=TextRules(context=77), activation="quick_gelu"
         ),
         embed_dim=embed_dim,
     )  # fmt: skip

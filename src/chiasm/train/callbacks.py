@@ -7,7 +7,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from chiasm.data.loader import Loader
+from chiasm.objectives import Objective
 from chiasm.progress import progress_bar
 from chiasm.types import Batch
 
@@ -39,7 +40,7 @@ class Validate(Callback):
         if self.loader is None or (step % self.every_steps and step < engine.total_steps):
             return
         with engine.averaged() as model:
-            self.latest = engine.latest["val_token_loss"] = token_loss(model, engine.objective, self.loader)
+            self.latest = engine.latest["val_loss"] = validation_loss(model, engine.objective, self.loader)
         self.since_best += 1
         if self.latest < self.best:
             self.best, self.best_step, self.since_best = self.latest, step, 0
@@ -58,25 +59,21 @@ class Validate(Callback):
 
 
 @torch.no_grad()
-def token_loss(model: Any, objective: Any, loader: Loader, rows: int = 256) -> float:
-    """Mean plain loss per token, in nats, over a whole split."""
-    total = count = 0.0
-    for batch in loader.in_order(rows):
-        total += float(objective(model, batch)["token_loss"])
-        count += objective.count(batch)
-    return total / max(1.0, count)
+def validation_loss(model: Any, objective: Objective, loader: Loader, rows: int = 256) -> float:
+    """Mean of the objective's headline loss over a whole split."""
+    sums = [objective.validate(model, batch) for batch in loader.in_order(rows)]
+    return sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))
 
 
 class MetricsLog(Callback):
     """`metrics.csv`: a row every few steps and at every validation; a resumed run goes on behind its checkpoint."""
 
-    COLUMNS: tuple[str, ...] = (
-        "step", "epoch", "seconds", "loss", "token_loss", "val_token_loss", "learning_rate", "gradient_norm",
-        "images_per_second",
-    )  # fmt: skip
-
-    def __init__(self, path: Path, steps_per_epoch: int, every_steps: int):
+    def __init__(self, path: Path, columns: Sequence[str], steps_per_epoch: int, every_steps: int):
         self.path = path
+        self.columns = (
+            "step", "epoch", "seconds", "loss", *columns, "val_loss", "learning_rate", "gradient_norm",
+            "images_per_second",
+        )  # fmt: skip
         self.steps_per_epoch = steps_per_epoch
         self.every_steps = every_steps
         self.seconds = 0.0
@@ -87,7 +84,7 @@ class MetricsLog(Callback):
         """Drop the rows that a killed run wrote after its last checkpoint."""
         rows = [row for row in read_metrics(self.path) if row["step"] <= trainer.global_step]
         with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.COLUMNS)
+            writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
         self.since = time.perf_counter()
@@ -96,10 +93,10 @@ class MetricsLog(Callback):
         """Write a row when it is time."""
         self.images += len(batch)
         step = trainer.global_step
-        if step % self.every_steps and "val_token_loss" not in engine.latest:
+        if step % self.every_steps and "val_loss" not in engine.latest:
             return
         now = time.perf_counter()
-        row = {name: f"{value:.6g}" for name, value in engine.latest.items() if name in self.COLUMNS}
+        row = {name: f"{value:.6g}" for name, value in engine.latest.items() if name in self.columns}
         row |= {
             "step": str(step),
             "epoch": f"{step / self.steps_per_epoch:.3f}",
@@ -108,7 +105,7 @@ class MetricsLog(Callback):
         }
         self.seconds, self.since, self.images = self.seconds + now - self.since, now, 0
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.COLUMNS).writerow(row)
+            csv.DictWriter(file, self.columns).writerow(row)
         for logger in trainer.loggers:
             logger.log_metrics({name: float(value) for name, value in row.items() if name != "step"}, step)
 
@@ -223,7 +220,7 @@ class Bar(Callback):
 
 
 class Samples(Callback):
-    """`samples.jsonl`: captions of a few validation pictures after each validation, to see it learn."""
+    """`samples.jsonl`: what the model says of a few validation pictures after each validation, to see it learn."""
 
     def __init__(self, path: Path, write: Callable[[], list[dict[str, str]]], say: Callable[[str], None]):
         self.path = path
@@ -241,8 +238,8 @@ class Samples(Callback):
         self.path.write_text("".join(kept), encoding="utf-8")
 
     def on_train_batch_end(self, trainer: pl.Trainer, engine: Any, *_: Any) -> None:
-        """Caption them if this step was validated."""
-        if "val_token_loss" not in engine.latest:
+        """Ask if this step was validated."""
+        if "val_loss" not in engine.latest:
             return
         with engine.averaged(), self.path.open("a", encoding="utf-8") as file:
             samples = self.write()
@@ -250,4 +247,4 @@ class Samples(Callback):
                 file.write(json.dumps({"step": trainer.global_step} | sample, ensure_ascii=False) + "\n")
         shown = samples[self.times % len(samples)]
         self.times += 1
-        self.say(f"step {trainer.global_step}: {shown['text']} → {shown['caption']}")
+        self.say(f"step {trainer.global_step}: {shown['text']} → {shown['said']}")

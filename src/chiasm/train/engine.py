@@ -14,7 +14,7 @@ from torch import nn
 from chiasm.errors import UserError
 from chiasm.models import Model
 from chiasm.nn import weight_decay_groups
-from chiasm.objectives import Captioning
+from chiasm.objectives import Objective
 from chiasm.train.config import TrainConfig
 from chiasm.types import Batch
 
@@ -27,7 +27,7 @@ class Engine(pl.LightningModule):
     the bit, without any generator's state having been saved.
     """
 
-    def __init__(self, model: Model, objective: Captioning, config: TrainConfig, total_steps: int):
+    def __init__(self, model: Model, objective: Objective, config: TrainConfig, total_steps: int):
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -43,7 +43,7 @@ class Engine(pl.LightningModule):
         return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
 
     def training_step(self, batch: Batch, _: int) -> None:
-        """One optimizer step on one batch, in `accumulate` parts whose gradients sum to the whole batch's."""
+        """One optimizer step on one batch, in `accumulate` parts that give the whole batch's gradient."""
         step = self.global_step
         torch.manual_seed((self.config.seed << 32) + step)
         optimizer: Any = self.optimizers()
@@ -55,18 +55,12 @@ class Engine(pl.LightningModule):
         self._check_finite(sums["loss"], float(norm), batch, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step(self.model)
         self._update_average(step)
         self.latest = sums | {"learning_rate": rate, "gradient_norm": float(norm)}
 
     def _backward(self, batch: Batch) -> dict[str, float]:
-        count = self.objective.count(batch)
-        sums: dict[str, float] = {}
-        for part in batch.split(math.ceil(len(batch) / self.config.accumulate)):
-            losses = self.objective(self.model, part)
-            self.manual_backward(losses["loss"] / count)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / count
-        return sums
+        return self.objective.backward(self.model, batch, self.config.accumulate, self.manual_backward)
 
     def _check_finite(self, loss: float, norm: float, batch: Batch, step: int) -> None:
         if math.isfinite(loss) and math.isfinite(norm):

@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from typing_extensions import assert_never
 
 from chiasm import config as configs
 from chiasm.bundle import Bundle
@@ -23,17 +24,16 @@ from chiasm.data.cache import Pictures, check_broken, prepare_pictures, write_qu
 from chiasm.data.loader import Loader
 from chiasm.errors import UserError
 from chiasm.evaluate import SplitScores
-from chiasm.generate import GenerateConfig
-from chiasm.models import build_model
-from chiasm.objectives import Captioning
-from chiasm.predict import Predictor
+from chiasm.models import CaptionerConfig, ClipConfig, build_model
 from chiasm.text import Tokenizer
 from chiasm.train.callbacks import Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
+from chiasm.train.captioning import CaptioningTask
 from chiasm.train.config import RunConfig
+from chiasm.train.contrastive import ContrastiveTask
 from chiasm.train.engine import Engine
 from chiasm.train.outcome import describe_outcome
+from chiasm.train.task import Task
 
-SAMPLES = 4
 TRACKERS = ("tensorboard", "wandb")
 
 
@@ -62,13 +62,14 @@ class Run:
         self.pictures = self._pictures()
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
-        self.objective = Captioning(label_smoothing=self.config.train.label_smoothing)
+        self.task = task_of(self.config)
         loader = self._loader("train")
         if loader is None:
             raise UserError(f"No training picture of {self.source.name} can be read", "quarantine.jsonl says why.")
         self.loader = loader
         self.val_loader = self._loader("val")
         self._settle()
+        self.task.start(self.model, self)
         configs.save(self.config, folder / "config.json")
 
     def _claim_folder(self, config: RunConfig, resume: bool) -> RunConfig:
@@ -137,7 +138,7 @@ class Run:
         if len(precisions) > 1 or (train.minutes is not None and steps is None):
             batch = self.loader.batch(0)
             seconds = {
-                p: measure_step_seconds(self.model, self.objective, batch, p, train.accumulate) for p in precisions
+                p: measure_step_seconds(self.model, self.task.objective, batch, p, train.accumulate) for p in precisions
             }
             precision = min(seconds, key=seconds.__getitem__)
             if steps is None and train.minutes is not None:
@@ -149,6 +150,17 @@ class Run:
     def bundle(self, model: Any) -> Bundle:
         """The model in its present state, with all that it needs elsewhere."""
         return Bundle(model=model, tokenizer=self.tokenizer, preprocess=self.config.preprocess)
+
+
+def task_of(config: RunConfig) -> Task:
+    """How the model of a configuration is trained."""
+    match config.model:
+        case CaptionerConfig():
+            return CaptioningTask(config.train)
+        case ClipConfig():
+            return ContrastiveTask()
+        case _:
+            assert_never(config.model)
 
 
 class Steps:
@@ -174,10 +186,8 @@ class Fitted:
     best_step: int
 
 
-def train_captioner(
-    config: RunConfig, folder: Path, *, resume: bool = False, trackers: tuple[str, ...] = ()
-) -> RunResult:
-    """Train a captioner into `folder`, or go on with the run that is there; evaluates it on every test split.
+def train(config: RunConfig, folder: Path, *, resume: bool = False, trackers: tuple[str, ...] = ()) -> RunResult:
+    """Train what `config` describes into `folder`, or go on with the run there; then score it on every test split.
 
     UserError where data, settings or folder do not allow it, or where the loss stops being finite.
     """
@@ -193,7 +203,7 @@ def fit(run: Run, *, loggers: Sequence[Any] = (), resume: bool = False) -> Fitte
     """Take the steps of a run, from its last checkpoint if it is resumed."""
     train = run.config.train
     assert train.steps is not None
-    engine = Engine(run.model, run.objective, train, train.steps)
+    engine = Engine(run.model, run.task.objective, train, train.steps)
     checkpoints = run.folder / "checkpoints"
     every_steps = max(1, round(train.validate_every_epochs * run.loader.steps_per_epoch))
 
@@ -202,12 +212,14 @@ def fit(run: Run, *, loggers: Sequence[Any] = (), resume: bool = False) -> Fitte
             run.bundle(model).save(checkpoints / "best")
 
     validate = Validate(run.val_loader, every_steps, keep_best, train.patience)
-    metrics = MetricsLog(run.folder / "metrics.csv", run.loader.steps_per_epoch, max(1, min(10, every_steps)))
+    metrics = MetricsLog(
+        run.folder / "metrics.csv", run.task.objective.columns, run.loader.steps_per_epoch, max(1, min(10, every_steps))
+    )
     last = checkpoints / "last.ckpt"
     bar = Bar(validate)
     callbacks = [validate, metrics, StopOnSignal(), Checkpoints(last, train.checkpoint_every_seconds), bar]
     if run.val_loader is not None:
-        callbacks.append(Samples(run.folder / "samples.jsonl", lambda: _samples(run), bar.say))
+        callbacks.append(Samples(run.folder / "samples.jsonl", lambda: run.task.samples(run), bar.say))
     with _quiet():
         trainer = _trainer(engine, callbacks, loggers)
         try:
@@ -236,15 +248,6 @@ def _trainer(engine: Engine, callbacks: list[Any], loggers: Sequence[Any]) -> pl
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-
-
-def _samples(run: Run) -> list[dict[str, str]]:
-    """Captions of the first few validation pictures by the model as it is now."""
-    pictures = run.pictures["val"]
-    chosen = pictures.good[:SAMPLES]
-    captions = Predictor(run.bundle(run.model)).caption_pixels(pictures.pixels_of(chosen), GenerateConfig())
-    examples = [run.source.split("val")[int(i)] for i in chosen]
-    return [{"key": e.key, "text": e.texts[0], "caption": c.text} for e, c in zip(examples, captions, strict=True)]
 
 
 def _kept(run: Run, engine: Engine, best: Path) -> Bundle:

@@ -1,0 +1,51 @@
+"""How good a model is on data: scores with intervals for each split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from typing_extensions import assert_never
+
+from chiasm.data.source import Source
+from chiasm.evaluate.captioner import Told, evaluate_captioner
+from chiasm.evaluate.clip import Found, calibrate, evaluate_clip
+from chiasm.evaluate.common import Estimate, SplitScores, scores_table, write_results
+from chiasm.generate import GenerateConfig
+from chiasm.predict import CaptionPredictor, ClipPredictor
+
+TOLD = {CaptionPredictor: "captions.jsonl", ClipPredictor: "retrieval.jsonl"}
+"""The file of what each kind of model said of every picture."""
+
+
+def evaluate(
+    predictor: CaptionPredictor | ClipPredictor,
+    source: Source,
+    splits: Sequence[str],
+    generate: GenerateConfig | None = None,
+    *,
+    max_broken_share: float = 0.05,
+) -> list[SplitScores]:
+    """The scores that fit the kind of model; `generate` is how captions are written (greedily unless said)."""
+    match predictor:
+        case CaptionPredictor():
+            how = generate or GenerateConfig()
+            return evaluate_captioner(predictor, source, splits, how, max_broken_share=max_broken_share)
+        case ClipPredictor():
+            return evaluate_clip(predictor, source, splits, max_broken_share=max_broken_share)
+        case _:
+            assert_never(predictor)
+
+
+__all__ = [
+    "TOLD",
+    "Estimate",
+    "Found",
+    "SplitScores",
+    "Told",
+    "calibrate",
+    "evaluate",
+    "evaluate_captioner",
+    "evaluate_clip",
+    "scores_table",
+    "write_results",
+]

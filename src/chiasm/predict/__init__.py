@@ -1,0 +1,28 @@
+"""Asking trained models: `load` gives the predictor that fits the model in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typing_extensions import assert_never
+
+from chiasm.bundle import Bundle
+from chiasm.models import Captioner, Clip
+from chiasm.predict.base import Pixels, Predictor
+from chiasm.predict.captioner import Caption, CaptionPredictor
+from chiasm.predict.clip import ClipPredictor, Guess
+
+
+def load(folder: str | Path) -> CaptionPredictor | ClipPredictor:
+    """The trained model in a run's or a bundle's folder, ready to be asked; UserError where there is none."""
+    bundle = Bundle.load(folder)
+    match bundle.model:
+        case Captioner():
+            return CaptionPredictor(bundle)
+        case Clip():
+            return ClipPredictor(bundle)
+        case _:
+            assert_never(bundle.model)
+
+
+__all__ = ["Caption", "CaptionPredictor", "ClipPredictor", "Guess", "Pixels", "Predictor", "load"]

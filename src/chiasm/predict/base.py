@@ -1,0 +1,51 @@
+"""Predictor: the one door through which the command line, evaluation and applications ask a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import nn
+from typing_extensions import Self
+
+from chiasm.bundle import Bundle
+from chiasm.data.transforms import PreprocessConfig, read_pixels
+from chiasm.errors import UserError
+from chiasm.types import Picture
+
+Pixels = UInt8[np.ndarray, "b height width 3"]
+
+
+class Predictor:
+    """A trained model that can be asked; it holds no state between calls. Each kind of model has its own."""
+
+    model_class: ClassVar[type[nn.Module]]
+
+    def __init__(self, bundle: Bundle):
+        if not isinstance(bundle.model, self.model_class):
+            raise UserError(
+                f"The model is a {type(bundle.model).__name__}, and a {self.model_class.__name__} is needed here",
+                "A captioner writes captions; a Clip classifies, embeds and searches.",
+            )
+        self.bundle = bundle
+        self.model = bundle.model.eval()
+        self.tokenizer = bundle.tokenizer
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """From the folder of a run or of a bundle; UserError where that is not one, or holds another kind of model."""
+        return cls(Bundle.load(folder))
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """How pictures become what the model sees."""
+        return self.bundle.preprocess
+
+    def read(self, pictures: Sequence[Picture | str]) -> Pixels:
+        """Pictures as the model was trained to see them."""
+        ready = [Path(picture) if isinstance(picture, str) else picture for picture in pictures]
+        pixels = [read_pixels(picture, self.preprocess) for picture in ready]
+        return np.stack(pixels) if pixels else np.empty((0, *self.preprocess.size, 3), np.uint8)

@@ -1,0 +1,96 @@
+"""Asking a trained captioner: captions, streams of words, and where it looked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from chiasm.data.transforms import normalize
+from chiasm.generate import GenerateConfig, Written, generate, stream
+from chiasm.models import Captioner
+from chiasm.predict.base import Pixels, Predictor
+from chiasm.types import Picture
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""How a character looks of whose bytes only the first have been written."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A generated text, how sure the model is of it (0..1), and each token with its log-probability in nats."""
+
+    text: str
+    confidence: float
+    tokens: tuple[tuple[str, float], ...]
+    complete: bool
+    """False where the text reached the longest length without an end."""
+    ids: tuple[int, ...]
+    others: tuple[Caption, ...] = ()
+    """Further captions of the same picture, where several were asked for."""
+
+
+class CaptionPredictor(Predictor):
+    """A trained captioner that can be asked."""
+
+    model_class = Captioner
+    model: Captioner
+
+    @overload
+    def caption(self, pictures: Picture | str, **settings: Any) -> Caption: ...
+    @overload
+    def caption(self, pictures: Sequence[Picture | str], **settings: Any) -> list[Caption]: ...
+    def caption(self, pictures: Picture | str | Sequence[Picture | str], **settings: Any) -> Caption | list[Caption]:
+        """Captions of one picture or several (paths, bytes of files, or uint8 arrays "height width 3").
+
+        Settings are the fields of `GenerateConfig`: `mode`, `captions`, `beams`, … . BrokenPicture, a UserError, where
+        a picture cannot be read.
+        """
+        if isinstance(pictures, (str, bytes, Path, np.ndarray)):
+            return self.caption([pictures], **settings)[0]
+        return self.caption_pixels(self.read(pictures), GenerateConfig(**settings))
+
+    @torch.no_grad()
+    def caption_pixels(self, pixels: Pixels, config: GenerateConfig) -> list[Caption]:
+        """Captions of pictures that `read` (or the cache) prepared."""
+        written = generate(self.model, normalize(pixels, self.bundle.preprocess), config)
+        return [self._caption(first, [self._caption(w) for w in rest]) for first, *rest in written]
+
+    def stream(self, picture: Picture | str, **settings: Any) -> Iterator[str]:
+        """The text of one picture's caption in pieces, as they are written; joined, they are the caption."""
+        config = GenerateConfig(**settings)
+        if config.captions > 1:
+            raise ValueError(f"one caption is streamed at a time, not {config.captions}")
+        images = normalize(self.read([picture]), self.bundle.preprocess)
+        ids: list[int] = []
+        text = told = ""
+        for token in stream(self.model, images, config):
+            ids.append(token.id)
+            text = self.tokenizer.decode(ids)
+            if not text.endswith(UNFINISHED):
+                yield text[len(told) :]
+                told = text
+        yield text[len(told) :]
+
+    @torch.no_grad()
+    def attention(self, pixels: Pixels, caption: Caption) -> Float[np.ndarray, "l rows columns"]:
+        """Where the decoder looked in one picture before it wrote each of the caption's tokens (shares that sum to 1
+        over the grid, or to less where the encoder's pooled token took its part)."""
+        ids = torch.tensor([[self.model.rules.bos, *caption.ids]])[:, : len(caption.tokens)]
+        return self.model.attention_maps(normalize(pixels, self.bundle.preprocess), ids)[0].numpy()
+
+    def _caption(self, written: Written, others: Sequence[Caption] = ()) -> Caption:
+        pieces = [self.tokenizer.token(i) for i in written.ids] + ["(end)"] * written.complete
+        return Caption(
+            text=self.tokenizer.decode(written.ids),
+            confidence=written.confidence,
+            tokens=tuple(zip(pieces, written.log_probs, strict=True)),
+            complete=written.complete,
+            ids=written.ids,
+            others=tuple(others),
+        )

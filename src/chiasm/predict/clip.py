@@ -1,0 +1,148 @@
+"""Asking a trained dual encoder: vectors, similarities, and which of some labels fits a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from chiasm.bundle import own_tensors
+from chiasm.config import fingerprint
+from chiasm.data.transforms import normalize
+from chiasm.errors import UserError
+from chiasm.metrics.calibration import Calibration
+from chiasm.models import Clip
+from chiasm.models.clip import unit
+from chiasm.predict.base import Pixels, Predictor
+from chiasm.types import Picture
+
+TEXT_ROWS = 256
+Vectors = Float[np.ndarray, "b e"]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One label for a picture: its share among the labels, its cosine, and the probability that it is true at all.
+
+    `probability` is None for a model that was never calibrated on held-out pairs.
+    """
+
+    label: str
+    share: float
+    cosine: float
+    probability: float | None
+
+
+class ClipPredictor(Predictor):
+    """A trained dual encoder that can be asked; vectors are of unit length."""
+
+    model_class = Clip
+    model: Clip
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What held-out pairs said about cosines; None where there were none."""
+        return self.bundle.calibration
+
+    @property
+    def embed_width(self) -> int:
+        """Numbers per vector."""
+        return self.model.config.embed_dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with the weights or the preprocessing: vectors of equal ones compare."""
+        sums = {n: hash_tensor(tensor) for n, tensor in own_tensors(self.model).items()}
+        return fingerprint([sums, fingerprint(self.preprocess)])
+
+    def embed_images(self, pictures: Sequence[Picture | str]) -> Vectors:
+        """Vectors of pictures (paths, bytes of files, or uint8 arrays); BrokenPicture where one cannot be read."""
+        return self.embed_pixels(self.read(pictures))
+
+    @torch.no_grad()
+    def embed_pixels(self, pixels: Pixels) -> Vectors:
+        """Vectors of pictures that `read` (or the cache) prepared."""
+        if not len(pixels):
+            return np.empty((0, self.embed_width), np.float32)
+        return self.model.embed_images(normalize(pixels, self.preprocess)).numpy()
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Vectors:
+        """Vectors of texts; UserError for an empty text, or one that is longer than the model's context.
+
+        Short texts are run with short ones, so that little is computed for pads.
+        """
+        rules, lengths = self.model.config.rules, self.tokenizer.lengths(texts)
+        for text, length in zip(texts, lengths, strict=True):
+            if not text.strip():
+                raise UserError("A text is empty", "Say what to look for.")
+            if length > rules.context and not truncate:
+                raise UserError(
+                    f"The text has {length} tokens, more than the model's {rules.context}: {text[:80]!r}",
+                    "Shorten it, or cut it with --truncate.",
+                )
+        vectors = np.empty((len(texts), self.embed_width), np.float32)
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(texts), TEXT_ROWS):
+            rows = order[start : start + TEXT_ROWS]
+            ids = self.tokenizer.encode([texts[int(row)] for row in rows], context=rules.context, truncate=True)
+            vectors[rows] = self.model.embed_texts(ids).numpy()
+        return vectors
+
+    def matches(self, cosine: float, candidates: int) -> bool | None:
+        """Whether the best of so many candidates has a cosine that is no luck; None for an uncalibrated model."""
+        return None if self.calibration is None else bool(self.calibration.matches(np.array(cosine), candidates))
+
+    def similarity(self, pictures: Sequence[Picture | str], texts: Sequence[str]) -> Float[np.ndarray, "b t"]:
+        """The cosine of every picture with every text."""
+        return self.embed_images(pictures) @ self.embed_texts(texts).T
+
+    def embed_labels(self, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> Vectors:
+        """One vector per label: of each template's prompt, their mean at unit length (2103.00020, section 3.1.4)."""
+        if not labels or len(set(labels)) < len(labels):
+            raise UserError(f"There are {len(labels)} labels, {len(set(labels))} different ones", "Name each once.")
+        for template in templates:
+            if template.count("{}") != 1:
+                raise UserError(
+                    f"The template {template!r} needs one {{}}, where the label goes", 'As "a photo of a {}".'
+                )
+        prompts = [template.replace("{}", label) for label in labels for template in templates]
+        vectors = torch.from_numpy(self.embed_texts(prompts)).view(len(labels), len(templates), -1)
+        return unit(vectors.mean(1)).numpy()
+
+    def classify(
+        self, pictures: Sequence[Picture | str], labels: Sequence[str], templates: Sequence[str] = ("{}",)
+    ) -> list[list[Guess]]:
+        """Each picture's labels, the best first."""
+        return self.choose(self.embed_images(pictures), labels, self.embed_labels(labels, templates))
+
+    def choose(self, vectors: Vectors, labels: Sequence[str], label_vectors: Vectors) -> list[list[Guess]]:
+        """The same from vectors of pictures, and of labels by `embed_labels`."""
+        cosines = vectors @ label_vectors.T
+        logits = float(self.model.log_scale.exp()) * cosines
+        shares = torch.from_numpy(logits).softmax(-1).numpy()
+        known = None if self.calibration is None else self.calibration.probability(cosines)
+        best = np.argsort(-cosines, axis=1, kind="stable")
+        return [
+            [
+                Guess(
+                    label=labels[int(i)],
+                    share=float(shares[row, i]),
+                    cosine=float(cosines[row, i]),
+                    probability=None if known is None else float(known[row, i]),
+                )
+                for i in order
+            ]
+            for row, order in enumerate(best)
+        ]
+
+
+def hash_tensor(tensor: torch.Tensor) -> str:
+    """A digest of a tensor's values."""
+    import hashlib
+
+    return hashlib.blake2b(tensor.detach().contiguous().cpu().numpy().tobytes(), digest_size=16).hexdigest()

@@ -1,0 +1,78 @@
+"""Training a dual encoder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from chiasm.bundle import Bundle
+from chiasm.evaluate import SplitScores, calibrate, evaluate_clip, write_results
+from chiasm.figures import gallery_figure
+from chiasm.objectives import Contrastive
+from chiasm.predict import ClipPredictor
+from chiasm.train.task import SAMPLES, Task
+
+if TYPE_CHECKING:
+    from chiasm.train.run import Run
+
+GALLERY = 40
+CANDIDATES = 1000
+"""Validation texts among which samples are looked for."""
+
+
+class ContrastiveTask(Task):
+    """InfoNCE or the sigmoid loss; retrieval both ways is what is scored."""
+
+    title = "Clip"
+    explained = (
+        "image_to_text_r<k>: share of pictures with an own text among the k nearest texts of the split; "
+        "text_to_image_r<k>: the other way round; all_texts_r<k>: among all different texts of the data. Things with "
+        "the same texts count as one; ties are never hits by luck, so a collapsed model scores chance."
+    )
+
+    def __init__(self) -> None:
+        self.objective = Contrastive()
+
+    def start(self, model: Any, run: Run) -> None:
+        """The sigmoid loss starts where one pair of a batch's rows is true (2303.15343, with open_clip's #650)."""
+        if model.bias is not None:
+            share = 1 / max(2, min(run.config.train.batch_size, len(run.loader)))
+            with torch.no_grad():
+                model.bias.fill_(math.log(share / (1 - share)))
+
+    def samples(self, run: Run) -> list[dict[str, str]]:
+        """The nearest of the validation texts."""
+        pictures = run.pictures["val"]
+        chosen = pictures.good[:SAMPLES]
+        examples = [run.source.split("val")[int(i)] for i in pictures.good[:CANDIDATES]]
+        texts = list(dict.fromkeys(text for example in examples for text in example.texts))
+        predictor = ClipPredictor(run.bundle(run.model))
+        cosines = predictor.embed_pixels(pictures.pixels_of(chosen)) @ predictor.embed_texts(texts, truncate=True).T
+        found = [texts[at] for at in cosines.argmax(1)]
+        return [{"key": e.key, "text": e.texts[0], "said": said} for e, said in zip(examples, found, strict=False)]
+
+    def evaluate(self, run: Run, bundle: Bundle, splits: list[str]) -> tuple[Bundle, list[SplitScores]]:
+        """Retrieval on every split, drawings, and what cosines mean, from the validation split."""
+        if "val" in run.pictures and len(run.pictures["val"].good):
+            bundle = replace(bundle, calibration=calibrate(ClipPredictor(bundle), run.source, "val"))
+        results = evaluate_clip(ClipPredictor(bundle), run.source, splits, max_broken_share=1.0)
+        write_results(results, run.folder, "retrieval.jsonl")
+        for result in results:
+            _draw(run, result)
+        return bundle, results
+
+
+def _draw(run: Run, result: SplitScores) -> None:
+    """`gallery-SPLIT.png`: pictures from all over the split with the text found for each, right ones green."""
+    pictures = run.pictures[result.split]
+    every = max(1, len(result.told) // GALLERY)
+    places = list(range(0, len(result.told), every))[:GALLERY]
+    told = [result.told[place] for place in places]
+    right = [item.found in item.texts for item in told]
+    texts = [t.found if r else f"{t.found}\n({t.texts[0]}: {t.rank:.0f}.)" for t, r in zip(told, right, strict=True)]
+    colours = ["darkgreen" if r else "firebrick" for r in right]
+    pixels = pictures.pixels_of(pictures.good[places])
+    gallery_figure(list(pixels), texts, run.folder / f"gallery-{result.split}.png", colours=colours)
