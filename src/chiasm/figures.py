@@ -125,7 +125,7 @@ def confusion_figure(
     figure, axes = _subplots(1, 1, (size + 0.6, size))
     axis = axes[0, 0]
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    labels = [textwrap.shorten(names[i], 24, placeholder=" …") for i in shown.tolist()]
+    labels = [textwrap.shorten(names[int(i)], 24, placeholder=" …") for i in shown]
     axis.set_xticks(range(len(shown)), labels=labels, fontsize=8, rotation=60, ha="right", parse_math=False)
     axis.set_yticks(range(len(shown)), labels=labels, fontsize=8, parse_math=False)
     axis.set(xlabel="given", ylabel="true")
