@@ -260,6 +260,7 @@ def test_words_that_end_themselves_decode_with_spaces_between(tmp_path):
     row = tokenizer.encode(["a red"], context=9)[0]
     assert row.tolist() == [4, 0, 1, 2, 3, 5]
     assert tokenizer.decode(row) == "a red"
+    assert tokenizer.decode([4, 5]) == tokenizer.decode([]) == ""
     assert tokenizer.unk is None  # it has EOT's id, as in CLIP, where bytes know every text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
@@ -87,8 +88,8 @@ class Tokenizer:
             inner.enable_padding(pad_id=pad, pad_token=names["pad_token"])
         suffix = getattr(inner.model, "end_of_word_suffix", None)
         if suffix and isinstance(inner.decoder, decoders.ByteLevel):  # as CLIP's, whose pieces end words themselves
-            ends = [decoders.Replace(suffix, " "), decoders.Strip(" ", 0, 1)]
-            inner.decoder = decoders.Sequence([decoders.ByteLevel(), *ends])
+            last = decoders.Replace(tokenizers.Regex(re.escape(suffix) + "$"), "")
+            inner.decoder = decoders.Sequence([decoders.ByteLevel(), last, decoders.Replace(suffix, " ")])
         try:
             return cls(inner)
         except ValueError as error:
