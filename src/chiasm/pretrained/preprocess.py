@@ -39,6 +39,7 @@ def read_processor(processor: dict[str, Any], size: tuple[int, int]) -> Preproce
         interpolation=_interpolation(Image.Resampling(processor.get("resample", Image.Resampling.BICUBIC)).name),
         mean=tuple(processor.get("image_mean", CLIP_MEAN)),
         std=tuple(processor.get("image_std", CLIP_STD)),
+        fast_decode=False,
     )
 
 
@@ -54,6 +55,7 @@ def read_openclip(settings: dict[str, Any], size: tuple[int, int]) -> Preprocess
         interpolation=_interpolation(settings.get("interpolation", "bicubic")),
         mean=tuple(settings.get("mean", CLIP_MEAN)),
         std=tuple(settings.get("std", CLIP_STD)),
+        fast_decode=False,
     )
 
 
