@@ -241,3 +241,14 @@ def counted(uri):
         return open_index(uri).count()
     except UserError:
         return 0
+
+
+def test_an_address_with_a_scheme_is_handed_to_lancedb_as_it_is(embedder, make_source, folder, tmp_path):
+    uri = f"file://{tmp_path}/remote/x.lance"
+    with pytest.raises(UserError, match="There is no index"):
+        open_index(uri)
+    (folder / "03.png").write_bytes(b"no picture")
+    built = build_index(embedder, make_source(folder), uri)
+    assert (built.embedded, len(built.broken)) == (19, 1)
+    assert build_index(embedder, make_source(folder), uri).unchanged == 19
+    assert open_index(uri, embedder).search(image=folder / "04.png", k=1)[0].id == "04.png"

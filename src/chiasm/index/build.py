@@ -128,7 +128,8 @@ class _Known:
     """What the table has of each picture, and which of them are still there."""
 
     def __init__(self, table: Any):
-        self._columns = table.search().select(["id", "path", "stamp", "digest", "said"]).to_arrow()
+        columns = ["id", "path", "stamp", "digest", "said"]
+        self._columns = table.search().select(columns).to_arrow().combine_chunks()
         self._rows = {key: row for row, key in enumerate(self._columns["id"].to_pylist())}
         self._present = np.zeros(len(self._rows), dtype=bool)
 
@@ -260,7 +261,11 @@ class _Writer:
         import pyarrow as pa
 
         schema = pa.schema([field for field in self.table.schema if field.name in rows[0]])
-        return pa.Table.from_pylist(rows, schema=schema)
+        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in schema.names}
+        if "vector" in columns:
+            values = np.stack(columns["vector"])  # at once: number by number takes as long as embedding
+            columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+        return pa.table(columns, schema=schema)
 
 
 def _content(picture: Picture) -> bytes | np.ndarray:

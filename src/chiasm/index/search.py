@@ -69,13 +69,14 @@ class Index:
     @cached_property
     def embedder(self) -> Embedder:
         """The model whose vectors these are."""
-        if not self.about.bundle:
-            raise UserError(
-                f"{self.uri} does not say where its model is", "Name the run: --run, or open_index(embedder=)."
+        if not self.about.bundle or not Path(self.about.bundle).exists():
+            where = (
+                f"is no longer at {self.about.bundle}" if self.about.bundle else "is at a place that it does not know"
             )
+            raise UserError(f"The model of {self.uri} {where}", "Name it: --run RUN, or open_index(uri, embedder).")
         from chiasm.predict import ClipPredictor  # torch takes a second; a query by vector needs none
 
-        return self.checked(ClipPredictor.load(self.about.bundle))
+        return self.checked(ClipPredictor.load(bundle))
 
     def checked(self, embedder: Embedder) -> Embedder:
         """The embedder, if the vectors are its own."""
@@ -107,9 +108,9 @@ class Index:
         query = self._query(text, image, vector)
         with in_words(self.uri), _condition(where):
             asked = self._table.search(query, vector_column_name="vector").distance_type("cosine").limit(k)
-            # With a condition more cells are looked into, until k pictures are found.
-            asked = asked.minimum_nprobes(PROBES).maximum_nprobes(0).refine_factor(REFINE)
-            asked = asked.where(where) if where else asked
+            asked = asked.nprobes(PROBES).refine_factor(REFINE)
+            if where is not None:  # a cell may hold few pictures of which it is true: look into more until k are found
+                asked = asked.where(where).maximum_nprobes(0)
             rows = asked.select([*COLUMNS, "_distance"]).to_arrow().to_pylist()
         scores = np.array([1 - row.pop("_distance") for row in rows], dtype=np.float32)
         chances: Sequence[float | None] = [None] * len(rows)
@@ -126,14 +127,16 @@ class Index:
             for row, score, chance in zip(rows, scores, chances, strict=True)
         ]
 
-    def matches(self, hits: Sequence[Hit], where: str | None = None) -> bool:
-        """Whether the best of these hits is a true one, as far as the calibration can tell; False without hits.
+    def matches(self, hits: Sequence[Hit], where: str | None = None) -> bool | None:
+        """Whether the best of these hits is a true one; None for queries whose hits have no probabilities.
 
-        The best of many is high by chance: `where` must be the condition they were found with.
+        The best of many is high by chance: `where` must be the condition they were found with. False without hits.
         """
-        if not hits or hits[0].probability is None:
-            return bool(hits)
-        return bool(self.embedder.calibration.matches(hits[0].score, self.count(where)))
+        if not hits:
+            return False
+        if hits[0].probability is None:
+            return None
+        return bool(self.embedder.calibration.matches(np.array([hits[0].score]), self.count(where))[0])
 
     def _query(self, text: str, image: Picture | str | None, vector: np.ndarray | None) -> np.ndarray:
         parts = []

@@ -24,13 +24,13 @@ PICTURES, ABOUT = "pictures", "about"
 """The tables of an index: a row for each picture; one row that says what the index is."""
 ANN_ROWS = 100_000
 """Up to so many vectors are compared one by one, which takes some 50 ms; beyond, an approximate index is asked."""
-PROBES = 30
+PROBES = 24
 """Cells of the approximate index that a query looks into; it has one for about a thousand vectors."""
 REFINE = 2
 """The approximate index finds this many times as many as are asked for; their exact cosines choose among them."""
 FRESH_SECONDS = 5
 """How old what a reader sees may be while another process adds to the index."""
-OLD_SECONDS = 60
+OLD_SECONDS = 10
 """Versions of the table from before this time are deleted: nobody reads them any longer (see FRESH_SECONDS)."""
 
 
@@ -39,7 +39,7 @@ class Embedder(Protocol):
     """A model that puts pictures and words into one space, as vectors of unit length."""
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> Any:  # a text; type checkers do not see through a cached property
         """Equal where weights and preprocessing are."""
         ...
 
@@ -178,11 +178,13 @@ def tidy(table: Any, ann_rows: int = ANN_ROWS) -> None:
     from lancedb.index import IvfSq
 
     stats = [table.index_stats(index.name) for index in table.list_indices()]
+    old = timedelta(seconds=OLD_SECONDS)
     with waiting("Tidying the index"):
-        table.optimize(cleanup_older_than=timedelta(seconds=OLD_SECONDS))
+        table.optimize(cleanup_older_than=old)
         if stats[0].num_unindexed_rows > stats[0].num_indexed_rows if stats else table.count_rows() > ann_rows:
             # Fewer samples and rounds than LanceDB's own find cells as good, in a tenth of the time.
             table.create_index("vector", config=IvfSq(distance_type="cosine", max_iterations=10, sample_rate=64))
+            table.optimize(cleanup_older_than=old)  # the small files have grown old meanwhile
 
 
 def _is_folder_with_files(uri: str) -> bool:
