@@ -110,6 +110,21 @@ def test_it_equals_the_whole_batch_under_autocast():
         assert (ours[name] - gradient).norm() < 0.02 * gradient.norm(), name
 
 
+def test_what_was_fp32_under_autocast_stays_so_in_the_backward_passes():
+    """Towers and loss that leave autocast are as exact inside it as without it."""
+
+    def run(method, model):
+        def in_fp32(part):
+            with torch.autocast("cpu", enabled=False):
+                return part()
+
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=method is cached_backward):
+            return method([lambda part=part: in_fp32(part) for part in parts_of(model)], model.info_nce)
+
+    (_, ours, _), (_, theirs, _) = both_ways(run)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_a_locked_tower_gets_no_gradient_and_the_other_its_own():
     def run(method, model):
         model.image.requires_grad_(False)

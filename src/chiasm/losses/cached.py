@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ def cached_backward(parts: Sequence[Callable[[], tuple[Tensor, ...]]], loss: Cal
         for part in parts:
             states.append(_random_state())
             embedded.append(part())
-    torch.clear_autocast_cache()  # it holds weights that were cast without a graph
+    torch.clear_autocast_cache()  # older versions of torch keep weights there that were cast without a graph
     sides = [torch.cat(side).requires_grad_() for side in zip(*embedded, strict=True)]
     value = loss(*sides)
     with torch.autocast(value.device.type, enabled=False):
@@ -35,8 +34,8 @@ def cached_backward(parts: Sequence[Callable[[], tuple[Tensor, ...]]], loss: Cal
         *(_as_parts(side, [len(part[n]) for part in embedded]) for n, side in enumerate(sides)), strict=True
     )
     for part, state, of_part in zip(parts, states, gradients, strict=True):
-        with _replayed(state):
-            again = part()
+        _restore(state)
+        again = part()
         reached = [(tensor, gradient) for tensor, gradient in zip(again, of_part, strict=True) if tensor.requires_grad]
         with torch.autocast(value.device.type, enabled=False):
             torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
@@ -66,15 +65,12 @@ def _random_state() -> tuple[Tensor, Tensor | None]:
     return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
 
 
-@contextmanager
-def _replayed(state: tuple[Tensor, Tensor | None]) -> Iterator[None]:
-    """Random numbers from `state` on, inside; outside they go on as if nothing had happened."""
+def _restore(state: tuple[Tensor, Tensor | None]) -> None:
+    """Set the generators; after the last part they stand where one pass would have left them."""
     cpu, cuda = state
-    with torch.random.fork_rng([] if cuda is None else [torch.cuda.current_device()]):
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda)
-        yield
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state(cuda)
 
 
 __all__ = ["cached_backward", "refuse_batch_norm"]
