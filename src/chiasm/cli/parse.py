@@ -18,18 +18,19 @@ def call(function: Callable[..., int | None], args: Sequence[str], program: str)
     for name, parameter in inspect.signature(function).parameters.items():
         _add(parser, name, parameter, hints[name], described.get(name, ""))
     values = parser.parse_args(list(args)).as_dict()
-    return function(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    given = {name: values[_word(name)] for name in hints if name != "return"}
+    return function(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
 
 
 def _add(parser: Any, name: str, parameter: inspect.Parameter, hint: Any, described: str) -> None:
     required = parameter.default is inspect.Parameter.empty
     positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-    flag = name if positional else "--" + name.replace("_", "-")
+    flag = name if positional else "--" + _word(name).replace("_", "-")
     default = parameter.default
     told = "" if required or default in (None, False, "", ()) else f" (default: {default})"
     options: dict[str, Any] = {"help": (described + told).replace("%", "%%")}
     if get_origin(hint) is not Literal and hint is not bool and not positional:
-        options["metavar"] = name.split("_")[-1].upper()
+        options["metavar"] = _word(name).split("_")[-1].upper()
     if get_origin(hint) is tuple:  # several values: words side by side, as shells give them
         options |= {"nargs": "+" if required else "*", "type": get_args(hint)[0]}
         options |= {} if required else {"default": list(parameter.default)}
@@ -45,6 +46,11 @@ def _add(parser: Any, name: str, parameter: inspect.Parameter, hint: Any, descri
     if required and not positional:
         options["required"] = True
     parser.add_argument(flag, **options)
+
+
+def _word(name: str) -> str:
+    """The option of a parameter, which has a trailing underscore where Python keeps the word for itself."""
+    return name.rstrip("_")
 
 
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:

@@ -15,6 +15,7 @@ from chiasm.errors import UserError
 from chiasm.models.clip import ClipConfig
 from chiasm.models.presets import captioner_preset, clip_preset
 from chiasm.train.config import DataConfig, RunConfig, TokenizerConfig
+from chiasm.train.finetune import Tune
 
 
 def train(
@@ -23,6 +24,10 @@ def train(
     *,
     out: Path,
     preset: str = "small",
+    from_: str | None = None,
+    vision: str | None = None,
+    text: str | None = None,
+    tune: Tune | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
     augment: Literal["none", "light", "strong"] | None = None,
@@ -49,6 +54,12 @@ def train(
         out: the run's folder
         preset: sizes to start from: tiny, small or base of a captioner; lesson, tiny, small, vit-b-32, vit-b-16 or
             vit-l-14 of a clip
+        from_: a trained model to start from instead: the folder of a run or a bundle, or of published CLIP weights
+        vision: a picture encoder to bring in, locked (model.vision.tune=true unlocks it): hf:FOLDER_OR_ID of
+            transformers, or py:package.module:function of your own
+        text: a text encoder to bring in, locked: hf:FOLDER_OR_ID
+        tune: what learns: full (everything), projection (what joins the encoders), last (their last blocks too), or
+            lora (low-rank terms of their weights)
         epochs: how often each picture is seen (30 where neither this nor --minutes is given)
         minutes: train for about this long instead
         augment: random changes to the pictures: light (the default) suits photos, strong suits icons and drawings
@@ -66,11 +77,11 @@ def train(
     if resume:
         settings = configs.load(RunConfig, out / "config.json")
     else:
-        settings = start_settings(model, preset)
+        settings = start_settings(model, preset, from_, vision, text)
         if config is not None:
             settings = configs.merge(settings, read_settings(config))
         named = {
-            "train": {"epochs": epochs, "minutes": minutes, "seed": seed},
+            "train": {"epochs": epochs, "minutes": minutes, "seed": seed, "tune": tune},
             "data": {
                 "path": data or None,
                 "image_column": image_column,
@@ -99,12 +110,22 @@ def train(
     return 0
 
 
-def start_settings(model: str, preset: str) -> RunConfig:
-    """A run's settings before anything else is said: the preset's sizes, and what suits the kind of model."""
+def start_settings(
+    model: str, preset: str, source: str | None = None, vision: str | None = None, text: str | None = None
+) -> RunConfig:
+    """A run's settings before anything else is said: the preset's sizes, what suits the kind of model, and weights."""
+    sizes = clip_preset(preset) if model == "clip" else captioner_preset(preset)
+    settings = RunConfig(data=DataConfig(path=""), model=sizes)
     if model == "clip":
         words = TokenizerConfig(units="bpe", vocab_size=4096)  # people search with words that no caption had
-        return RunConfig(data=DataConfig(path=""), model=clip_preset(preset), tokenizer=words)
-    return RunConfig(data=DataConfig(path=""), model=captioner_preset(preset))
+        settings = replace(settings, tokenizer=words)
+    if source is None and vision is None and text is None:
+        return settings
+    from chiasm.train.start import started_from, with_brought
+
+    if source is not None and (vision is not None or text is not None):
+        raise UserError("--from brings its own encoders", "Leave out --vision and --text, or --from.")
+    return started_from(settings, source) if source is not None else with_brought(settings, vision, text)
 
 
 def _where_to_look(settings: RunConfig, out: Path) -> str:

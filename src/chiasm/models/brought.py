@@ -117,8 +117,7 @@ def bring_vision(word: str) -> HfVisionConfig | ModuleVisionConfig:
         out = _tried(word, make_module(source).eval(), torch.zeros(1, 3, 224, 224))
         return ModuleVisionConfig(factory=source, width=as_tokens(out).shape[-1])
     model, config, missing = _from_source(source, "vision_config")
-    side = config.get("image_size") or 224
-    size = (side, side) if isinstance(side, int) else (int(side[0]), int(side[1]))
+    size = _trained_size(source_folder(source), config)
     told = _tried(word, model, pixel_values=torch.zeros(1, 3, *size))
     pool = "mean" if told.last_hidden_state.ndim == 4 else "cls"
     if told.get("pooler_output") is not None and not missing:
@@ -260,6 +259,17 @@ def _tried(word: str, module: nn.Module, *inputs: Tensor, **named: Tensor) -> An
         raise UserError(f"{word} does not work as an encoder here: {_first_line(error)}",
                         "It must map one batch of pictures, or of ids, to vectors.") from error  # fmt: skip
     return out
+
+
+def _trained_size(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
+    """The pictures' height and width: of the model, or else of its preprocessing, or else 224 pixels."""
+    size, file = config.get("image_size"), folder / "preprocessor_config.json"
+    if size is None and file.exists():
+        processor = _read_json(file)
+        size = processor.get("crop_size") or processor.get("size")
+    if isinstance(size, dict):
+        size = [size["height"], size["width"]] if "height" in size else size.get("shortest_edge")
+    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else (size or 224, size or 224)
 
 
 def _sentence_pool(folder: Path) -> Literal["cls", "mean"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from chiasm.models.abilities import Writer
 from chiasm.models.language import CausalDecoder, DecoderConfig, Draft, TextRules
-from chiasm.models.vision import VisionConfig, VitConfig, build_vision
+from chiasm.models.vision import Conv, ConvConfig, Vit, VitConfig, build_vision
 from chiasm.types import Encoded
 
 
@@ -18,7 +19,7 @@ from chiasm.types import Encoded
 class CaptionerConfig:
     """Sizes of both halves."""
 
-    vision: VisionConfig = field(default_factory=VitConfig)
+    vision: VitConfig | ConvConfig = field(default_factory=VitConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
     @property
@@ -36,7 +37,7 @@ class CaptionerConfig:
         """How many token ids there are."""
         return self.decoder.vocabulary
 
-    def completed(self, vocabulary: int, unk: int) -> CaptionerConfig:
+    def completed(self, vocabulary: int, unk: int | None) -> CaptionerConfig:
         """With what the tokenizer knows."""
         rules = replace(self.rules, unk=unk)
         return replace(self, decoder=replace(self.decoder, vocabulary=vocabulary, rules=rules))
@@ -51,7 +52,7 @@ class Captioner(nn.Module, Writer):
     def __init__(self, config: CaptionerConfig):
         super().__init__()
         self.config = config
-        self.vision = build_vision(config.vision)
+        self.vision = cast("Vit | Conv", build_vision(config.vision))
         self.decoder = CausalDecoder(config.decoder, self.vision.width)
 
     def encode(self, images: Float[Tensor, "b c height width"]) -> Encoded:

@@ -56,7 +56,7 @@ class ClipConfig:
         """How many token ids there are."""
         return self.text.vocabulary
 
-    def completed(self, vocabulary: int, unk: int) -> ClipConfig:
+    def completed(self, vocabulary: int, unk: int | None) -> ClipConfig:
         """With what the tokenizer knows."""
         rules = replace(self.rules, unk=unk)
         return replace(self, text=replace(self.text, vocabulary=vocabulary, rules=rules))

@@ -11,6 +11,7 @@ from chiasm.data.source import Source
 from chiasm.data.transforms import AugmentConfig, PreprocessConfig
 from chiasm.models import ModelConfig
 from chiasm.text import UNK
+from chiasm.train.finetune import Tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,13 @@ class TrainConfig:
     """Share of the steps in which the learning rate rises; it then falls along a cosine to a hundredth."""
     weight_decay: float = 0.05
     clip_norm: float = 1.0
+    tune: Tune = "full"
+    """What learns: everything; the projections and the scale; the last blocks too; or low-rank terms of the weights."""
+    tune_blocks: int = 1
+    """How many blocks of each encoder learn with tune=last."""
+    lora_rank: int = 8
+    layer_decay: float = 1.0
+    """Each block's learning rate is that of the block above times this: below 1 for fine-tuning."""
     label_smoothing: float = 0.1
     ema_decay: float = 0.998
     """Decay per step of the moving average of the weights, which is what is validated and kept; 0 turns it off."""
@@ -75,6 +83,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive = ("epochs", "minutes", "steps", "batch_size", "accumulate", "learning_rate", "clip_norm")
+        positive = (*positive, "tune_blocks", "lora_rank", "layer_decay")
         for name in (*positive, "validate_every_epochs", "patience"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -82,6 +91,8 @@ class TrainConfig:
         for name in ("weight_decay", "checkpoint_every_seconds", "workers", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must not be negative")
+        if self.layer_decay > 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}, it must be at most 1")
         for name in ("warmup", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 0 and below 1")
@@ -95,12 +106,14 @@ class RunConfig:
     model: ModelConfig
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    start: str | None = None
+    """A trained model to start from: the folder of a run or a bundle, or published weights."""
     train: TrainConfig = field(default_factory=TrainConfig)
 
-    def completed(self, vocabulary: int) -> RunConfig:
-        """With what the data and the model know: the vocabulary, and the pictures' size."""
+    def completed(self, vocabulary: int, unk: int | None = UNK) -> RunConfig:
+        """With what the tokenizer and the model know: the vocabulary, and the pictures' size."""
         return replace(
             self,
-            model=self.model.completed(vocabulary, UNK),
+            model=self.model.completed(vocabulary, unk),
             preprocess=replace(self.preprocess, size=self.model.size),
         )

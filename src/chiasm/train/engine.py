@@ -13,9 +13,9 @@ from torch import nn
 
 from chiasm.errors import UserError
 from chiasm.models import Model
-from chiasm.nn import weight_decay_groups
 from chiasm.objectives import Objective
 from chiasm.train.config import TrainConfig
+from chiasm.train.finetune import layer_groups, rest_frozen
 from chiasm.types import Batch
 
 
@@ -34,13 +34,18 @@ class Engine(pl.LightningModule):
         self.objective = objective
         self.config = config
         self.total_steps = total_steps
-        self.average = [p.detach().clone() for p in model.parameters()] if config.ema_decay else []
+        self.trained: list[Any] = [p for p in model.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in self.trained] if config.ema_decay else []
         self.latest: dict[str, float] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW (1711.05101), fused."""
-        groups = weight_decay_groups(self.model, self.config.weight_decay)
+        groups = layer_groups(self.model, self.config.weight_decay, self.config.layer_decay)
         return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
+
+    def on_train_start(self) -> None:
+        """What does not learn rests."""
+        rest_frozen(self.model)
 
     def training_step(self, batch: Batch, _: int) -> None:
         """One optimizer step on one batch, in `accumulate` parts that give the whole batch's gradient."""
@@ -49,9 +54,9 @@ class Engine(pl.LightningModule):
         optimizer: Any = self.optimizers()
         rate = learning_rate(step, self.total_steps, self.config)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         sums = self._backward(batch)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm)
         self._check_finite(sums["loss"], float(norm), batch, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -75,22 +80,22 @@ class Engine(pl.LightningModule):
     def _update_average(self, step: int) -> None:
         if self.average:
             decay = min(self.config.ema_decay, (1 + step) / (10 + step))  # early on, follow the weights closely
-            torch._foreach_lerp_(self.average, list(self.model.parameters()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_lerp_(self.average, self.trained, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def averaged(self) -> Iterator[Model]:
         """The model in evaluation mode with its averaged weights, for the time of the context."""
-        parameters = list(self.model.parameters())
-        own = [p.data for p in parameters]
+        own = [p.data for p in self.trained]
         training = self.model.training
-        for parameter, value in zip(parameters, self.average or own, strict=True):
+        for parameter, value in zip(self.trained, self.average or own, strict=True):
             parameter.data = value
         try:
             yield self.model.eval()
         finally:
-            for parameter, value in zip(parameters, own, strict=True):
+            for parameter, value in zip(self.trained, own, strict=True):
                 parameter.data = value
             self.model.train(training)
+            rest_frozen(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The averaged weights, beside what Lightning saves."""

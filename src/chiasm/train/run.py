@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import logging
 import math
@@ -18,20 +19,24 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from typing_extensions import assert_never
 
 from chiasm import config as configs
-from chiasm.bundle import Bundle
+from chiasm.bundle import Bundle, fill, own_tensors
 from chiasm.cost import measure_step_seconds
 from chiasm.data.cache import Pictures, check_broken, prepare_pictures, write_quarantine
 from chiasm.data.loader import Loader
 from chiasm.errors import UserError
 from chiasm.evaluate import SplitScores
 from chiasm.models import CaptionerConfig, ClipConfig, build_model
+from chiasm.models.brought import load_sources
+from chiasm.nn.lora import has_lora, merge_lora
 from chiasm.text import Tokenizer
 from chiasm.train.callbacks import Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
 from chiasm.train.captioning import CaptioningTask
 from chiasm.train.config import RunConfig
 from chiasm.train.contrastive import ContrastiveTask
 from chiasm.train.engine import Engine
+from chiasm.train.finetune import tune_only
 from chiasm.train.outcome import describe_outcome
+from chiasm.train.start import brought_tokenizer, load_start
 from chiasm.train.task import Task
 
 TRACKERS = ("tensorboard", "wandb")
@@ -57,19 +62,24 @@ class Run:
         train = self.source.split("train")
         if not len(train):
             raise UserError(f"{self.source.name} has no training pictures", self.source.understood)
-        self.tokenizer = self._tokenizer(config, resume)
-        self.config = config.completed(self.tokenizer.vocab_size)
+        start = None if config.start is None or resume else load_start(config.start)
+        self.tokenizer = self._tokenizer(config, start, resume)
+        self.config = config.completed(self.tokenizer.vocab_size, self.tokenizer.unk)
         self.pictures = self._pictures()
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
         self.task = task_of(self.config)
+        if not resume:
+            self._fill(start)
+        self._freeze()
         loader = self._loader("train")
         if loader is None:
             raise UserError(f"No training picture of {self.source.name} can be read", "quarantine.jsonl says why.")
         self.loader = loader
         self.val_loader = self._loader("val")
         self._settle()
-        self.task.start(self.model, self)
+        if config.start is None:
+            self.task.start(self.model, self)
         configs.save(self.config, folder / "config.json")
 
     def _claim_folder(self, config: RunConfig, resume: bool) -> RunConfig:
@@ -86,16 +96,36 @@ class Run:
             raise UserError(f"{self.folder} cannot be made: {error.strerror}", "Name another folder.") from error
         return config
 
-    def _tokenizer(self, config: RunConfig, resume: bool) -> Tokenizer:
+    def _tokenizer(self, config: RunConfig, start: Bundle | None, resume: bool) -> Tokenizer:
+        """That of the model which the run starts from, or of the text encoder that was brought in, or a new one."""
         path = self.folder / "checkpoints" / "tokenizer.json"
         if resume:
             return Tokenizer.load(path)
+        tokenizer = start.tokenizer if start is not None else brought_tokenizer(config.model)
+        if tokenizer is None:
+            tokenizer = self._new_tokenizer(config)
+        tokenizer.save(path)
+        return tokenizer
+
+    def _new_tokenizer(self, config: RunConfig) -> Tokenizer:
         texts = [text for example in self.source.split("train") for text in example.texts]
         if not texts:
             raise UserError(f"{self.source.name} has no captions to train on", self.source.understood)
-        tokenizer = Tokenizer.train(texts, kind=config.tokenizer.units, vocab_size=config.tokenizer.vocab_size)
-        tokenizer.save(path)
-        return tokenizer
+        return Tokenizer.train(texts, kind=config.tokenizer.units, vocab_size=config.tokenizer.vocab_size)
+
+    def _fill(self, start: Bundle | None) -> None:
+        """The weights that a new model does not start without: of a trained one, or of encoders brought in."""
+        if start is None:
+            load_sources(self.model)
+        else:
+            fill(self.model, own_tensors(start.model), Path(str(self.config.start)))
+
+    def _freeze(self) -> None:
+        train = self.config.train
+        try:
+            tune_only(self.model, train.tune, blocks=train.tune_blocks, rank=train.lora_rank)
+        except ValueError as error:
+            raise UserError(f"train.tune is {train.tune!r}: {error}", "Change it, or what it applies to.") from error
 
     def _pictures(self) -> dict[str, Pictures]:
         """The pixels of every split that is used, tests too, so that no flaw of theirs comes up after the training."""
@@ -148,7 +178,10 @@ class Run:
         self.config = replace(self.config, train=replace(train, precision=precision, steps=steps))
 
     def bundle(self, model: Any) -> Bundle:
-        """The model in its present state, with all that it needs elsewhere."""
+        """The model in its present state, with all that it needs elsewhere, low-rank terms as plain weights."""
+        if has_lora(model):
+            model = copy.deepcopy(model)
+            merge_lora(model)
         return Bundle(model=model, tokenizer=self.tokenizer, preprocess=self.config.preprocess)
 
 
