@@ -69,10 +69,9 @@ class Index:
     @cached_property
     def embedder(self) -> Embedder:
         """The model whose vectors these are."""
-        if not self.about.bundle or not Path(self.about.bundle).exists():
-            where = (
-                f"is no longer at {self.about.bundle}" if self.about.bundle else "is at a place that it does not know"
-            )
+        bundle = self.about.bundle
+        if not bundle or not Path(bundle).exists():
+            where = f"is no longer at {bundle}" if bundle else "is at a place that it does not know"
             raise UserError(f"The model of {self.uri} {where}", "Name it: --run RUN, or open_index(uri, embedder).")
         from chiasm.predict import ClipPredictor  # torch takes a second; a query by vector needs none
 
