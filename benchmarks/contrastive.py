@@ -2,8 +2,8 @@
 
 Every measurement is a process of its own, the sides in turn; memory is what the process took beyond embeddings and
 imports, at its peak. The gradients of both sides must be equal to 1e-5. The plain InfoNCE holds six batch x batch
-matrices at its peak, 25 GiB at 32,768 pairs: where that does not fit, --plain-size compares the sides on fewer pairs,
-and the chunked side alone is measured on --size.
+matrices at its peak, 25 GiB at 32,768 pairs: the sides are compared on --plain-size pairs, and the chunked side alone
+is measured on --size. Where there is memory for it, give `--plain-size 32768`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ WARM = 256
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=32_768, help="pairs in the batch (default: 32768)")
-    parser.add_argument(
-        "--plain-size", type=int, help="pairs of the comparison where memory is short (default: --size)"
-    )
+    parser.add_argument("--plain-size", type=int, default=16_384, help="pairs of the comparison (default: 16384)")
     parser.add_argument("--chunk", type=int, default=1024, help="rows of a chunk (default: 1024)")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each side (default: 3)")
     parser.add_argument("--toy", action="store_true", help="a small batch, to see that it runs")
@@ -51,7 +49,7 @@ def main() -> None:
         name, chunk, file = args.measure
         torch.save(measure(name, args.size, int(chunk) or None), file)
     else:
-        sides = {args.size: (args.chunk,)} | {args.plain_size or args.size: (0, args.chunk)}
+        sides = {args.size: (args.chunk,)} | {min(args.plain_size, args.size): (0, args.chunk)}
         rows = compare(sides, args.repeat)
         report(f"Forward and backward of pairs of width {WIDTH}, plain and in chunks of {args.chunk}", rows, args.out)
 
