@@ -15,14 +15,14 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 RIGHT = "tab:green"
 
 
-def curves_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def curves_figure(rows: Sequence[dict[str, Any]], path: Path, unit: str = "loss, nats") -> None:
     """Training and validation loss, and learning rate, against steps."""
     figure, axes = _subplots(1, 2, (9.0, 3.6))
-    for name, label in (("loss", "training, as minimised"), ("val_token_loss", "validation")):
+    for name, label in (("loss", "training, as minimised"), ("val_loss", "validation")):
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         if points:
             axes[0, 0].plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
-    axes[0, 0].set(xlabel="step", ylabel="loss per token, nats")
+    axes[0, 0].set(xlabel="step", ylabel=unit)
     if axes[0, 0].lines:
         axes[0, 0].legend(frameon=False)
     points = [(row["step"], row["learning_rate"]) for row in rows if row.get("learning_rate") is not None]
@@ -154,6 +154,32 @@ def calibration_figure(
         axis.axvline(threshold, color="black", linewidth=0.8, label=f"threshold {threshold:.3f}")
     axis.set(xlabel="cosine", ylabel="share, probability", ylim=(-0.02, 1.02))
     axis.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def interpolation_figure(
+    alphas: Sequence[float],
+    new: Sequence[tuple[float, float, float]],
+    old: Sequence[tuple[float, float, float]],
+    path: Path,
+    *,
+    score: str,
+    best: float,
+) -> None:
+    """Scores (value, low, high) on the new and the old data: against alpha, and against each other."""
+    figure, axes = _subplots(1, 2, (9.0, 3.8))
+    for values, label, colour in ((new, "new data", "tab:blue"), (old, "old data", "tab:orange")):
+        value, low, high = zip(*values, strict=True)
+        axes[0, 0].plot(alphas, value, marker=".", color=colour, label=label)
+        axes[0, 0].fill_between(alphas, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes[0, 0].axvline(best, color="black", linewidth=0.8, label=f"best, alpha {best:g}")
+    axes[0, 0].set(xlabel="alpha: 0 the original, 1 the tuned model", ylabel=score)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    across, up = [point[0] for point in old], [point[0] for point in new]
+    axes[0, 1].plot(across, up, marker="o", color="tab:gray")
+    for alpha, x, y in zip(alphas, across, up, strict=True):
+        axes[0, 1].annotate(f"{alpha:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes[0, 1].set(xlabel=f"{score}, old data", ylabel=f"{score}, new data")
     _save(figure, path)
 
 

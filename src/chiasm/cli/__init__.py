@@ -15,6 +15,7 @@ VERBS = {
     ("index",): ("chiasm.cli.index", "index", "embed a data set's pictures into a table that can be searched"),
     ("search",): ("chiasm.cli.search", "search", "find pictures by words, by a picture, or both"),
     ("evaluate",): ("chiasm.cli.evaluate", "evaluate", "score a trained model on data, with intervals"),
+    ("interpolate",): ("chiasm.cli.interpolate", "interpolate", "models between a model and its fine-tuned version"),
     ("data", "check"): ("chiasm.cli.data", "check", "what is in a data set: formats, broken files, duplicates, leaks"),
     ("cost",): ("chiasm.cli.cost", "cost", "parameters, FLOPs, memory and minutes of a model, before training"),
 }

@@ -190,6 +190,12 @@ class Tokenizer:
             if not 0 <= index < self.vocab_size:
                 raise ValueError(f"There is no token {index}; ids go from 0 to {self.vocab_size - 1}")
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self._saved == other._saved
+
+    def __hash__(self) -> int:
+        return hash(self._saved)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._saved,)
 
