@@ -196,6 +196,13 @@ def test_siglip_without_its_head_is_refused(tmp_path):
         load_pretrained(tmp_path)
 
 
+def test_siglip_towers_of_two_widths_are_refused(tmp_path):
+    write_siglip(tmp_path)
+    edit(tmp_path / "config.json", lambda d: d["text_config"].update(projection_size=20))
+    with pytest.raises(UserError, match="24 values need a projection to 20"):
+        load_pretrained(tmp_path)
+
+
 def test_what_the_layout_cannot_express_is_named_and_nothing_is_written(tmp_path):
     tokenizer = Tokenizer.train(["a red dog"])
     vision = VitConfig(size=(16, 16), patch_pixels=8, width=8, depth=1, heads=2, pool="cls", norm_first=True)

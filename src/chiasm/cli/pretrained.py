@@ -51,7 +51,8 @@ def export(run: Path, *, layout: Literal["huggingface"] = "huggingface", out: Pa
     try:
         save_pretrained(bundle.model, bundle.tokenizer, bundle.preprocess, out)
     except ValueError as error:
-        raise UserError(f"{run} cannot be written so: {error}", "`chiasm train clip --preset vit-b-32` can.") from error
+        hint = "A preset like vit-b-32, with preprocess.resize=crop, can be."
+        raise UserError(f"{run} cannot be written so: {error}", hint) from error
     print(f"{layout} {out}")
     return 0
 

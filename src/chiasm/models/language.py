@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chiasm.nn import Activation, Block, BlockStep, KeyValueCache, KeyValues, TokenEmbed, init_weights
+from chiasm.text import Tokenizer
 from chiasm.types import Encoded
 
 
@@ -42,9 +43,15 @@ class TextRules:
             raise ValueError("texts without BOS have nothing from which they could be written on")
         return self.bos
 
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, context: int) -> TextRules:
+        """The rules of a tokenizer's texts."""
+        ids = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eot", "unk")}
+        return cls(**ids, context=context)
+
     def __post_init__(self) -> None:
         marks = [i for i in (self.bos, self.eot, self.unk) if i is not None]
-        # Published tokenizers pad with EOT; which places are real is then known from `keep` alone.
+        # Published tokenizers pad with EOT, which does no harm: a text ends at its first.
         if len(set(marks)) < len(marks) or self.pad in (self.bos, self.unk):
             raise ValueError(f"pad {self.pad}, bos {self.bos}, eot {self.eot} and unk {self.unk} must differ")
         if self.context < 3:

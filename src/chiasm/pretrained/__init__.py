@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from chiasm.bundle import check_fit, fill, own_tensors
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
 from chiasm.models import Clip, ClipConfig
+from chiasm.models.language import TextRules
 from chiasm.pretrained.files import find, read_json, read_weights
 from chiasm.pretrained.huggingface import clip_config, clip_rules, describe
 from chiasm.pretrained.openclip import openclip_config, openclip_rules
@@ -42,7 +44,9 @@ def load_pretrained(source: str | Path) -> tuple[Clip, Tokenizer, PreprocessConf
         config, rules, preprocess, tensors = _read(folder, tokenizer)
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         check_fit(folder, missing=names(rules) - given.keys(), extra=given.keys() - names(rules))
-        model = Clip(config)
+        with torch.device("meta"):  # every value comes from the file: drawing them first would take most of the time
+            model = Clip(config)
+        model.to_empty(device="cpu")
         fill(model, to_ours(rules, tensors), folder)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder} describes a model that chiasm cannot build: {error}", _KNOWN) from error
@@ -100,8 +104,7 @@ def save_pretrained(clip: Clip, tokenizer: Tokenizer, preprocess: PreprocessConf
 
 def _renumbered(config: ClipConfig, tokenizer: Tokenizer) -> ClipConfig:
     """The same sizes with the ids of another tokenizer."""
-    ids = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eot", "unk")}
-    return replace(config, text=replace(config.text, rules=replace(config.rules, **ids)))
+    return replace(config, text=replace(config.text, rules=TextRules.of(tokenizer, config.rules.context)))
 
 
 def _tokenizer_settings(tokenizer: Tokenizer, context: int) -> dict[str, Any]:

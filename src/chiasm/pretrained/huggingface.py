@@ -57,13 +57,7 @@ def text_sizes(config: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     """What the configurations of the text encoders say, as fields of ours; the tokenizer knows its ids better."""
     if tokenizer.vocab_size != config["vocab_size"]:
         raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config['vocab_size']}")
-    rules = TextRules(
-        pad=tokenizer.pad,
-        bos=tokenizer.bos,
-        eot=tokenizer.eot,
-        unk=tokenizer.unk,
-        context=config["max_position_embeddings"],
-    )
+    rules = TextRules.of(tokenizer, config["max_position_embeddings"])
     return {"vocabulary": config["vocab_size"], "rules": rules, **_sizes(config)}
 
 

@@ -37,10 +37,7 @@ def openclip_config(config: dict[str, Any], tokenizer: Tokenizer) -> ClipConfig:
         text=TextConfig(
             width=text["width"], depth=text["layers"], heads=text["heads"], mlp_ratio=text["mlp_ratio"],
             vocabulary=text["vocab_size"], activation=activation,
-            rules=TextRules(
-                pad=tokenizer.pad, bos=tokenizer.bos, eot=tokenizer.eot, unk=tokenizer.unk,
-                context=text["context_length"],
-            ),
+            rules=TextRules.of(tokenizer, text["context_length"]),
         ),
         embed_dim=config["embed_dim"],
     )  # fmt: skip
