@@ -22,7 +22,7 @@ from chiasm.data.shapes import Drawn, ShapesConfig, draw_shapes
 from chiasm.data.transforms import AugmentConfig, PreprocessConfig, normalize
 from chiasm.generate import GenerateConfig
 from chiasm.models.presets import captioner_tiny
-from chiasm.predict import Predictor
+from chiasm.predict import CaptionPredictor
 from chiasm.progress import track
 from chiasm.train.config import DataConfig, RunConfig, TrainConfig
 from chiasm.train.run import Run, fit
@@ -98,7 +98,7 @@ def train_chiasm(seed: int, steps: int) -> Captioner:
         os.environ["CHIASM_CACHE"] = folder  # empty, so that reading the pictures counts
         bundle = fit(Run(config, Path(folder) / "run")).bundle
     assert bundle is not None
-    predictor = Predictor(bundle)
+    predictor = CaptionPredictor(bundle)
     return lambda pixels: [caption.text for caption in predictor.caption_pixels(pixels, GenerateConfig())]
 
 

@@ -133,7 +133,7 @@ def test_an_unknown_key_like_no_other_lists_the_known_ones():
 @pytest.mark.parametrize(
     "kind, value, told",
     [
-        (int, "x", "'x'"), (int, 1.5, "1.5"), (int, True, "True"), (float, "1", "'1'"), (float, True, "True"),
+        (int, "x", "'x'"), (int, 1.5, "1.5"), (int, True, "True"), (float, "x", "'x'"), (float, True, "True"),
         (bool, 1, "1"), (bool, "yes", "'yes'"), (str, None, "None"), (str, True, "True"), (str, [1], "[1]"),
         (Path, 3, "3"), (Literal["a", "b"], "c", "'c'"), (tuple[int, int], [1], "[1]"), (tuple[int, int], 5, "5"),
         (tuple[int, ...], "12", "'12'"), (dict[str, int], [1], "[1]"), (int | None, "x", "'x'"),
@@ -152,7 +152,14 @@ def test_the_path_leads_into_tuples_and_dictionaries():
 
 @pytest.mark.parametrize(
     "kind, value, wanted",
-    [(float, 3, 3.0), (str, 64, "64"), (Path, "a/b", Path("a/b")), (int | None, None, None), (Any, [1], [1])],
+    [
+        (float, 3, 3.0),
+        (float, "1e-05", 1e-05),
+        (str, 64, "64"),
+        (Path, "a/b", Path("a/b")),
+        (int | None, None, None),
+        (Any, [1], [1]),
+    ],
 )
 def test_what_is_meant_is_understood(kind, value, wanted):
     got = from_dict(kind, value)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from chiasm.cost import captioner_cost, example_batch, measure_step_seconds
+from chiasm.cost import example_batch, measure_step_seconds, model_cost
 from chiasm.models import CaptionerConfig, build_model
 from chiasm.models.language import DecoderConfig, TextRules
 from chiasm.models.vision import VitConfig
@@ -33,37 +33,37 @@ def self_and_feed_forward(tokens):
 def test_forward_flops_are_those_of_the_matrix_products():
     patches, cross = linear(N, D, 3 * 8 * 8), linear(L, 2 * D) + linear(N, 2 * D) + attention(L, N)
     wanted = B * (patches + 2 * self_and_feed_forward(N) + 3 * (self_and_feed_forward(L) + cross) + linear(L, V))
-    cost = captioner_cost(CONFIG, batch_size=B, text_tokens=L + 1, measure=False)  # the last token is only a target
+    cost = model_cost(CONFIG, batch_size=B, text_tokens=L + 1, measure=False)  # the last token is only a target
     assert cost.forward_flops == wanted
 
 
 def test_a_step_costs_about_three_forward_passes():
-    cost = captioner_cost(CONFIG, batch_size=B, text_tokens=10, measure=False)
+    cost = model_cost(CONFIG, batch_size=B, text_tokens=10, measure=False)
     assert 2.8 < cost.step_flops / cost.forward_flops < 3.6  # attention's backward pass computes its scores again
 
 
 def test_parameters_and_their_state():
-    cost = captioner_cost(CONFIG, batch_size=B, text_tokens=10, measure=False)
+    cost = model_cost(CONFIG, batch_size=B, text_tokens=10, measure=False)
     assert cost.parameters == sum(p.numel() for p in build_model(CONFIG).parameters())
     assert cost.state_bytes == 20 * cost.parameters  # value, gradient, two moments, average
     assert cost.step_seconds == {}
 
 
 def test_activations_are_the_tensors_that_the_backward_pass_will_need():
-    one, two = (captioner_cost(CONFIG, batch_size=b, text_tokens=10, measure=False).activation_bytes for b in (4, 8))
+    one, two = (model_cost(CONFIG, batch_size=b, text_tokens=10, measure=False).activation_bytes for b in (4, 8))
     assert two == pytest.approx(2 * one, rel=0.02)
     deeper = replace(CONFIG, vision=replace(CONFIG.vision, depth=4))
-    more = captioner_cost(deeper, batch_size=4, text_tokens=10, measure=False).activation_bytes
+    more = model_cost(deeper, batch_size=4, text_tokens=10, measure=False).activation_bytes
     assert more > one + 2 * 4 * B * N * D * 8  # at least eight activations of a block's width, fp32, two blocks
 
 
 def test_nothing_is_drawn_or_allocated_where_nothing_is_measured():
     huge = replace(CONFIG, vision=VitConfig(size=(224, 224), patch_pixels=16, width=4096, depth=12, heads=32))
-    assert captioner_cost(huge, batch_size=256, text_tokens=10, measure=False).parameters > 2 * 10**9
+    assert model_cost(huge, batch_size=256, text_tokens=10, measure=False).parameters > 2 * 10**9
 
 
 def test_measuring_gives_seconds_for_each_precision_and_leaves_the_weights():
-    cost = captioner_cost(CONFIG, batch_size=B, text_tokens=10)
+    cost = model_cost(CONFIG, batch_size=B, text_tokens=10)
     assert set(cost.step_seconds) == {"fp32", "bf16"} and all(0 < s < 10 for s in cost.step_seconds.values())
     model = build_model(CONFIG)
     before = [p.clone() for p in model.parameters()]

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from chiasm import evaluate
 from chiasm.bundle import Bundle
 from chiasm.data.cache import Broken, Pictures
 from chiasm.data.source import Source
 from chiasm.data.transforms import PreprocessConfig, normalize, read_pixels
 from chiasm.errors import UserError
 from chiasm.evaluate import Estimate, SplitScores, Told, evaluate_captioner, scores_table, write_results
+from chiasm.evaluate import captioner as evaluate
 from chiasm.generate import GenerateConfig
 from chiasm.metrics import caption_scores
-from chiasm.predict import Predictor
+from chiasm.predict import CaptionPredictor
 from chiasm.text import Tokenizer
 from chiasm.types import Example
 
@@ -35,7 +35,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def predictor(make_captioner):
     model = make_captioner(vocabulary=TOKENIZER.vocab_size)
-    return Predictor(Bundle(model=model, tokenizer=TOKENIZER, preprocess=PREPROCESS))
+    return CaptionPredictor(Bundle(model=model, tokenizer=TOKENIZER, preprocess=PREPROCESS))
 
 
 def example(i, image=None):
@@ -106,8 +106,8 @@ def test_captions_are_the_predictor_s_and_are_scored_against_all_texts(predictor
     captions = predictor.caption([e.image for e in examples], max_tokens=5)
     examples[2] = Example(image=examples[2].image, texts=("x", captions[2].text), key="p2")
     result = scores_of(predictor, examples)
-    assert [told.caption for told in result.captions] == [caption.text for caption in captions]
-    assert [told.key for told in result.captions] == [e.key for e in examples]
+    assert [told.caption for told in result.told] == [caption.text for caption in captions]
+    assert [told.key for told in result.told] == [e.key for e in examples]
     assert result.scores["exact_match"].value == pytest.approx(1 / 7)
     wanted = caption_scores([c.text for c in captions], [e.texts for e in examples])
     for name, score in wanted.items():
@@ -148,8 +148,8 @@ def made_up():
     scores = {name: Estimate(i + 0.25, i + 0.1, i + 0.5) for i, name in enumerate(names)}
     told = [Told("p1", "żółw", 0.5, ("a", "b"), "l"), Told("p2", "dog", 0.25, ("c",), "")]
     return [
-        SplitScores("test", 1234, scores, told, ()),
-        SplitScores("test-style", 2, scores, told[:1], (Broken(row=0, key="k", reason="r"),)),
+        SplitScores("test", 1234, scores, evaluate.COLUMNS, told, ()),
+        SplitScores("test-style", 2, scores, evaluate.COLUMNS, told[:1], (Broken(row=0, key="k", reason="r"),)),
     ]
 
 
@@ -162,7 +162,7 @@ def test_the_table_has_a_row_per_split_with_values_and_intervals():
 
 
 def test_results_are_written_for_programs_and_for_people(tmp_path):
-    write_results(made_up(), tmp_path / "new" / "folder")
+    write_results(made_up(), tmp_path / "new" / "folder", "captions.jsonl")
     folder = tmp_path / "new" / "folder"
     data = json.loads((folder / "evaluation.json").read_text())
     assert data["test"]["scores"]["bleu_4"] == {"value": 1.25, "low": 1.1, "high": 1.5}

@@ -52,9 +52,9 @@ def test_gallery_colours_its_captions(tmp_path):
 
 
 def test_curves_are_drawn_even_from_one_validation(tmp_path):
-    rows = [{"step": float(i), "loss": 3.0 / i, "val_token_loss": None, "learning_rate": 0.1} for i in range(1, 9)]
+    rows = [{"step": float(i), "loss": 3.0 / i, "val_loss": None, "learning_rate": 0.1} for i in range(1, 9)]
     curves_figure(rows, tmp_path / "without.png")
-    rows[-1]["val_token_loss"] = 2.5
+    rows[-1]["val_loss"] = 2.5
     curves_figure(rows, tmp_path / "with.png")
     assert (_shown(tmp_path / "with.png") != _shown(tmp_path / "without.png")).any()
 

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 import chiasm
-from chiasm import predict
 from chiasm.bundle import Bundle
 from chiasm.data.picture import BrokenPicture
 from chiasm.data.transforms import PreprocessConfig, normalize, read_pixels
@@ -17,7 +16,8 @@ from chiasm.errors import UserError
 from chiasm.generate import GenerateConfig, generate
 from chiasm.generate.search import Token
 from chiasm.models.vision import VitConfig
-from chiasm.predict import Predictor
+from chiasm.predict import CaptionPredictor
+from chiasm.predict import captioner as predict
 from chiasm.text import Tokenizer
 
 SENTENCE = "one red dog and two blue cats"
@@ -31,7 +31,7 @@ def make_predictor(make_captioner):
         vision = VitConfig(size=(16, 24), patch_pixels=8, width=16, depth=1, heads=2, pool=pool)
         model = make_captioner(vision, vocabulary=tokenizer.vocab_size)
         model.decoder.norm.weight.data.normal_(generator=torch.Generator().manual_seed(4))  # words do not echo
-        return Predictor(Bundle(model=model, tokenizer=tokenizer, preprocess=PREPROCESS))
+        return CaptionPredictor(Bundle(model=model, tokenizer=tokenizer, preprocess=PREPROCESS))
 
     return make
 

@@ -16,6 +16,7 @@ from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
 from chiasm.metrics.calibration import Calibration
 from chiasm.models import Model, ModelConfig, build_model
+from chiasm.models.adapted import Adapted
 from chiasm.text import Tokenizer
 
 FORMAT = 1
@@ -49,16 +50,16 @@ class Bundle:
     card: str = field(default="", repr=False)
 
     def save(self, folder: Path) -> None:
-        """Write the folder, whole or not at all."""
+        """Write the folder, whole or not at all; ValueError where a module of the user's own has no `factory`."""
+        if any(isinstance(module, Adapted) and not module.config.factory for module in self.model.modules()):
+            raise ValueError("a module that lives in this process alone cannot be saved: name its factory")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".bundle-") as scratch:
             new = Path(scratch) / "new"
             new.mkdir()
             tensors = {name: tensor.contiguous() for name, tensor in own_tensors(self.model).items()}
             save_file(tensors, new / "model.safetensors")
-            world = BundleConfig(
-                model=self.model.config, preprocess=self.preprocess, calibration=self.calibration
-            )
+            world = BundleConfig(model=self.model.config, preprocess=self.preprocess, calibration=self.calibration)
             configs.save(world, new / "config.json")
             self.tokenizer.save(new / "tokenizer.json")
             (new / "card.md").write_text(self.card, encoding="utf-8")

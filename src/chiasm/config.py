@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -159,6 +160,9 @@ def _scalar(kind: Any, data: Any, path: str) -> Any:
         return Path(data)
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
+    if kind is float and isinstance(data, str):  # YAML takes 1e-05 for a word
+        with contextlib.suppress(ValueError):
+            return float(data)
     if kind is str and isinstance(data, (int, float)) and not isinstance(data, bool):
         return str(data)
     if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):

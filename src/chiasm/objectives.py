@@ -115,7 +115,12 @@ class Contrastive(Objective):
                 lambda images, texts: self._loss(model, batch, images, texts),
             )
         value, floor = float(loss.detach()), self.floor(model, batch)
-        return {"loss": value, "excess_loss": value - floor, "floor": floor, "scale": float(model.log_scale.exp())}
+        return {
+            "loss": value,
+            "excess_loss": value - floor,
+            "floor": floor,
+            "scale": float(model.log_scale.detach().exp()),
+        }
 
     def validate(self, model: Clip, batch: Batch) -> tuple[float, int]:
         """The loss above its floor, by pairs."""

@@ -15,7 +15,7 @@ def figures(out):
 
 def test_figures_of_a_preset(ask):
     code, out, err = ask(
-        "cost", "tiny", "--vocabulary", "50", "--batch-size", "4", "--pictures", "400", "--epochs", "2"
+        "cost", "captioner", "tiny", "--vocabulary", "50", "--batch-size", "4", "--pictures", "400", "--epochs", "2"
     )
     assert (code, err) == (0, "")
     told = figures(out)
@@ -30,7 +30,7 @@ def test_figures_of_a_preset(ask):
 
 def test_settings_change_the_figures(ask, tmp_path):
     (tmp_path / "deep.yaml").write_text("model: {vision: {depth: 3}}")
-    few = ("cost", "tiny", "--batch-size", "2")
+    few = ("cost", "captioner", "tiny", "--batch-size", "2")
     plain, deeper, deepest = (
         int(figures(ask(*few, *more)[1])["parameters"].replace(",", ""))
         for more in ((), ("--config", tmp_path / "deep.yaml"), ("--set", "model.vision.depth=4"))
@@ -49,6 +49,6 @@ def test_settings_change_the_figures(ask, tmp_path):
     ],
 )
 def test_models_that_cannot_be(words, told, ask):
-    code, out, err = ask("cost", *words.split())
+    code, out, err = ask("cost", "captioner", *words.split())
     assert (code, out) == (2, "")
     assert told in err

@@ -21,12 +21,12 @@ def settled(monkeypatch, tmp_path, ask):
     """A function that runs the command up to where training would start; returns the settings it would train with."""
     seen = []
 
-    def train_captioner(settings, folder, *, resume, trackers):
+    def train(settings, folder, *, resume, trackers):
         seen.append((settings, folder, resume, trackers))
         return RunResult(folder, 0, False, [])
 
     def settled(*words):
-        monkeypatch.setattr(run_module, "train_captioner", train_captioner)
+        monkeypatch.setattr(run_module, "train", train)
         code, _, err = ask(*COMMAND, *words, "--out", tmp_path / "run")
         assert code == 130, err
         return seen[-1]

@@ -18,7 +18,7 @@ from chiasm.models.language import DecoderConfig
 from chiasm.models.vision import ConvConfig, VitConfig
 from chiasm.nn import weight_decay_groups
 from chiasm.objectives import Captioning
-from chiasm.predict import Predictor
+from chiasm.predict import CaptionPredictor
 from chiasm.text import Tokenizer
 
 PREPROCESS = PreprocessConfig(size=(32, 32))
@@ -47,7 +47,7 @@ def test_it_learns_eight_pairs_by_heart_and_looks_at_the_picture_for_them(eight,
     decoder = DecoderConfig(width=64, depth=1, heads=4, vocabulary=tokenizer.vocab_size)
     model = build_model(CaptionerConfig(vision=vision, decoder=decoder))
     train(model, examples, tokenizer, steps=120)
-    predictor = Predictor(Bundle(model=model, tokenizer=tokenizer, preprocess=PREPROCESS))
+    predictor = CaptionPredictor(Bundle(model=model, tokenizer=tokenizer, preprocess=PREPROCESS))
     (result,) = evaluate_captioner(predictor, eight, ["train"], GenerateConfig())
     scores = {name: score.value for name, score in result.scores.items()}
     assert scores["exact_match"] == 1.0

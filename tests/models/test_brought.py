@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from chiasm import config as configs
+from chiasm.bundle import Bundle
+from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
 from chiasm.losses import info_nce
 from chiasm.models.adapted import Adapted, ModuleTextConfig, ModuleVisionConfig, make_module
@@ -19,6 +21,7 @@ from chiasm.models.brought import HfTextConfig, bring_text, bring_vision, load_s
 from chiasm.models.clip import Clip, ClipConfig, unit
 from chiasm.models.language import TextConfig, TextEncoder, TextRules
 from chiasm.models.vision import VitConfig, build_vision
+from chiasm.text import Tokenizer
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 PICTURES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -273,6 +276,24 @@ def test_a_clip_of_parts_pools_own_texts_without_their_pads():
     torch.testing.assert_close(clip.embed_texts(short), clip.embed_texts(padded))
     ours = TextEncoder(TextConfig(width=16, depth=1, heads=2, vocabulary=9))
     assert Clip.from_parts(vision, ours).text is ours
+
+
+def test_a_clip_of_parts_is_saved_where_its_modules_can_be_made_again(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.train(["a red dog"])
+    text = TextEncoder(TextConfig(width=16, depth=1, heads=2, vocabulary=tokenizer.vocab_size))
+    net = make_module("py_encoders:vector")
+    net[0].weight.data.add_(1)  # what the function makes is filled with the bundle's weights
+    vision = Adapted(ModuleVisionConfig(factory="py_encoders:vector", width=5, size=(32, 32)), net)
+    clip = Clip.from_parts(vision, text, embed_dim=4).eval()
+    world = {"tokenizer": tokenizer, "preprocess": PreprocessConfig(size=(32, 32))}
+    Bundle(model=clip, **world).save(tmp_path / "bundle")
+    again = Bundle.load(tmp_path / "bundle").model
+    assert torch.equal(again.embed_images(PICTURES), clip.embed_images(PICTURES))
+    nameless = Adapted(ModuleVisionConfig(factory="", width=5, size=(32, 32)), net)
+    with pytest.raises(ValueError, match="name its factory"):
+        Bundle(model=Clip.from_parts(nameless, text), **world).save(tmp_path / "lost")
+    assert not (tmp_path / "lost").exists()
 
 
 def test_a_module_by_name_is_rebuilt_and_locked():

@@ -20,10 +20,10 @@ import torch
 from chiasm import cli
 from chiasm import config as configs
 from chiasm.errors import UserError
-from chiasm.train import callbacks, outcome
+from chiasm.train import callbacks, captioning, outcome
 from chiasm.train.callbacks import read_metrics
 from chiasm.train.engine import Engine
-from chiasm.train.run import train_captioner
+from chiasm.train.run import train
 
 PYTHON = [Path(sys.executable).name, "-m", "chiasm"]
 
@@ -36,8 +36,12 @@ class Killed(BaseException):
 def no_figures():
     """Drawing takes longer than these runs."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("attention_figure", "curves_figure", "gallery_figure"):
-            patch.setattr(outcome, name, lambda *_, **__: None)
+        for module, name in (
+            (captioning, "attention_figure"),
+            (captioning, "gallery_figure"),
+            (outcome, "curves_figure"),
+        ):
+            patch.setattr(module, name, lambda *_, **__: None)
         yield
 
 
@@ -60,7 +64,7 @@ def during_step(number, act):
 @pytest.fixture(scope="module")
 def undisturbed(settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert train_captioner(settings(), folder).finished
+    assert train(settings(), folder).finished
     return folder
 
 
@@ -90,8 +94,8 @@ def measured(folder):
 def test_killed_in_every_step_and_resumed_each_time_ends_the_same(settings, undisturbed, tmp_path):
     for step in range(6):  # steps 0 to 3 are one epoch: four kills in it
         with pytest.raises(Killed), during_step(step, kill):
-            train_captioner(settings(), tmp_path / "run", resume=step > 0)
-    assert train_captioner(settings(), tmp_path / "run", resume=True).finished
+            train(settings(), tmp_path / "run", resume=step > 0)
+    assert train(settings(), tmp_path / "run", resume=True).finished
     assert_same_end(tmp_path / "run", undisturbed)
 
 
@@ -102,28 +106,28 @@ def test_steps_after_the_last_checkpoint_are_repeated(settings, undisturbed, tmp
     changed = settings(checkpoint_every_seconds=3.0)  # at every third look at this clock, thus at every third step
     for count, step in enumerate((3, 5, 5)):
         with pytest.raises(Killed), during_step(step, kill):
-            train_captioner(changed, tmp_path / "run", resume=count > 0)
+            train(changed, tmp_path / "run", resume=count > 0)
     rows = read_metrics(tmp_path / "run/metrics.csv")
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=False)["global_step"]
     assert saved < rows[-1]["step"], "the kill lost nothing, so this test shows nothing"
-    assert train_captioner(changed, tmp_path / "run", resume=True).finished
+    assert train(changed, tmp_path / "run", resume=True).finished
     assert_same_end(tmp_path / "run", undisturbed)
 
 
 def test_a_cut_off_row_of_metrics_is_dropped(settings, undisturbed, tmp_path):
     with pytest.raises(Killed), during_step(3, kill):
-        train_captioner(settings(), tmp_path / "run")
+        train(settings(), tmp_path / "run")
     for file, torn in (("metrics.csv", "4,1.0"), ("samples.jsonl", '{"step": 4, "ke')):
         with (tmp_path / "run" / file).open("a") as torn_file:
             torn_file.write(torn)
-    train_captioner(settings(), tmp_path / "run", resume=True)
+    train(settings(), tmp_path / "run", resume=True)
     assert_same_end(tmp_path / "run", undisturbed)
 
 
 def test_a_finished_run_can_be_resumed(settings, undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/bundle")  # as if interrupted while it was scored
-    assert train_captioner(settings(), tmp_path / "run", resume=True).finished
+    assert train(settings(), tmp_path / "run", resume=True).finished
     assert_same_end(tmp_path / "run", undisturbed)
 
 
@@ -164,7 +168,7 @@ def test_a_second_interrupt_ends_at_once(settings, tmp_path, capsys):
 
 def test_resume_where_there_is_no_run(settings, tmp_path):
     with pytest.raises(UserError, match=r"config\.json"):
-        train_captioner(settings(), tmp_path / "nothing", resume=True)
+        train(settings(), tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
 
 

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from chiasm import config as configs
 from chiasm.errors import UserError
-from chiasm.predict import Predictor
-from chiasm.train import callbacks, outcome
+from chiasm.predict import CaptionPredictor
+from chiasm.train import callbacks, captioning, outcome
 from chiasm.train import run as run_module
 from chiasm.train.callbacks import read_metrics
 from chiasm.train.config import RunConfig, TrainConfig
 from chiasm.train.engine import Engine, learning_rate
-from chiasm.train.run import train_captioner
+from chiasm.train.run import train
 
 PLAIN = {"label_smoothing": 0.0, "ema_decay": 0.0, "augment": None}
 
@@ -28,8 +28,8 @@ PLAIN = {"label_smoothing": 0.0, "ema_decay": 0.0, "augment": None}
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing takes longer than these runs."""
-    for name in ("attention_figure", "curves_figure", "gallery_figure"):
-        monkeypatch.setattr(outcome, name, lambda *_, **__: None)
+    for module, name in ((captioning, "attention_figure"), (captioning, "gallery_figure"), (outcome, "curves_figure")):
+        monkeypatch.setattr(module, name, lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +74,7 @@ def recorded(monkeypatch):
 
 
 def test_a_run_leaves_all_that_was_promised(settings, tmp_path, capfd):
-    result = train_captioner(settings(), tmp_path / "run")
+    result = train(settings(), tmp_path / "run")
     assert (result.finished, result.step, result.results[0].split) == (True, 6, "test")
     assert capfd.readouterr() == ("", "")
     files = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
@@ -90,26 +90,26 @@ def test_a_run_leaves_all_that_was_promised(settings, tmp_path, capfd):
     exact = scores["exact_match"]
     assert f"{exact['value']:.3f} ({exact['low']:.3f} to {exact['high']:.3f})" in card
     used = configs.load(RunConfig, tmp_path / "run/config.json")
-    tokens = Predictor.load(tmp_path / "run").tokenizer.vocab_size
+    tokens = CaptionPredictor.load(tmp_path / "run").tokenizer.vocab_size
     assert (used.train.steps, used.train.precision, used.model.decoder.vocabulary) == (6, "fp32", tokens)
 
 
 def test_metrics_name_smoothed_and_plain_loss(settings, tmp_path, no_figures):
-    train_captioner(settings(), tmp_path / "run")
+    train(settings(), tmp_path / "run")
     rows = read_metrics(tmp_path / "run/metrics.csv")
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert [row["epoch"] for row in rows] == [0.5, 1.0, 1.5]
-    assert all(row["loss"] > row["token_loss"] > 0 and row["val_token_loss"] > 0 for row in rows[1:])
+    assert all(row["loss"] > row["token_loss"] > 0 and row["val_loss"] > 0 for row in rows[1:])
     assert all(row["images_per_second"] > 0 and row["gradient_norm"] > 0 for row in rows)
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds)
 
 
 def test_a_second_run_into_the_same_folder_is_refused(settings, tmp_path, no_figures):
-    train_captioner(settings(), tmp_path / "run")
+    train(settings(), tmp_path / "run")
     before = (tmp_path / "run/bundle/model.safetensors").read_bytes()
     with pytest.raises(UserError, match="holds a run already") as caught:
-        train_captioner(settings(seed=1), tmp_path / "run")
+        train(settings(seed=1), tmp_path / "run")
     assert "--resume" in caught.value.hint
     assert (tmp_path / "run/bundle/model.safetensors").read_bytes() == before
 
@@ -119,10 +119,8 @@ def test_accumulation_sums_to_the_gradient_of_the_whole_batch(
     parts, settings, captioned, tmp_path, recorded, no_figures
 ):
     whole = without_dropout(settings(**PLAIN, steps=2, batch_size=16), captioned)
-    train_captioner(whole, tmp_path / "whole")
-    train_captioner(
-        dataclasses.replace(whole, train=dataclasses.replace(whole.train, accumulate=parts)), tmp_path / "parts"
-    )
+    train(whole, tmp_path / "whole")
+    train(dataclasses.replace(whole, train=dataclasses.replace(whole.train, accumulate=parts)), tmp_path / "parts")
     largest = max(float(g.abs().max()) for g in recorded.gradients[0])
     for one, summed in zip(recorded.gradients[0], recorded.gradients[2], strict=True):
         torch.testing.assert_close(summed, one, rtol=1e-5, atol=1e-5 * largest)
@@ -140,12 +138,12 @@ def test_unequal_parts_tell_a_mean_of_means_apart(settings, captioned, tmp_path)
 
 def test_average_is_the_naive_one(settings, tmp_path, recorded, no_figures):
     average = start_of(settings(), tmp_path / "start")
-    train_captioner(settings(keep="last"), tmp_path / "run")
+    train(settings(keep="last"), tmp_path / "run")
     for step, weights in enumerate(recorded.weights):
         decay = min(0.9, (1 + step) / (10 + step))
         average = [decay * a + (1 - decay) * w for a, w in zip(average, weights, strict=True)]
     kept = load_file(tmp_path / "run/bundle/model.safetensors")
-    names = [name for name, _ in Predictor.load(tmp_path / "run").model.named_parameters()]
+    names = [name for name, _ in CaptionPredictor.load(tmp_path / "run").model.named_parameters()]
     for name, wanted in zip(names, average, strict=True):
         torch.testing.assert_close(kept[name], wanted, rtol=1e-5, atol=1e-6)
 
@@ -155,8 +153,8 @@ def start_of(config, folder):
 
 
 def test_without_average_the_last_weights_are_kept(settings, tmp_path, recorded, no_figures):
-    train_captioner(settings(keep="last", ema_decay=0.0), tmp_path / "run")
-    kept = list(Predictor.load(tmp_path / "run").model.parameters())
+    train(settings(keep="last", ema_decay=0.0), tmp_path / "run")
+    kept = list(CaptionPredictor.load(tmp_path / "run").model.parameters())
     for own, wanted in zip(kept, recorded.weights[-1], strict=True):
         assert torch.equal(own, wanted)
 
@@ -176,7 +174,7 @@ def test_learning_rate_rises_then_follows_a_cosine():
 def test_optimizer_steps_at_the_scheduled_rate(settings, tmp_path, recorded, no_figures):
     config = settings(weight_decay=0.0, learning_rate=3e-3)
     start = start_of(config, tmp_path / "start")
-    train_captioner(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     first = learning_rate(0, 6, config.train)
     moves = torch.cat([(w - s).abs().flatten() for w, s in zip(recorded.weights[0], start, strict=True)])
     assert float(moves.max()) == pytest.approx(first, rel=1e-3)  # Adam's first step moves a weight by the rate
@@ -186,7 +184,7 @@ def test_optimizer_steps_at_the_scheduled_rate(settings, tmp_path, recorded, no_
 
 def test_bf16_computes_in_bf16_and_keeps_fp32_weights(settings, tmp_path, no_figures, monkeypatch):
     kinds = []
-    head = run_module.Captioning.__call__
+    head = captioning.Captioning.__call__
 
     def seeing(objective, model, batch):
         if torch.is_grad_enabled():
@@ -194,11 +192,11 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights(settings, tmp_path, no_fig
             kinds.append(model.decoder.blocks[0].mlp(hidden).dtype)
         return head(objective, model, batch)
 
-    monkeypatch.setattr(run_module.Captioning, "__call__", seeing)
-    train_captioner(settings(precision="bf16"), tmp_path / "bf16")
+    monkeypatch.setattr(captioning.Captioning, "__call__", seeing)
+    train(settings(precision="bf16"), tmp_path / "bf16")
     assert set(kinds) == {torch.bfloat16}
     kinds.clear()
-    train_captioner(settings(), tmp_path / "fp32")
+    train(settings(), tmp_path / "fp32")
     assert set(kinds) == {torch.float32}
     low, full = (load_file(tmp_path / name / "bundle/model.safetensors") for name in ("bf16", "fp32"))
     assert {tensor.dtype for tensor in low.values()} == {torch.float32}
@@ -225,21 +223,23 @@ def validations(monkeypatch):
     """Validation losses come from `losses` in turn; `weights` are those that were validated."""
     seen = SimpleNamespace(losses=[], weights=[])
 
-    def token_loss(model, objective, loader):
+    def validation_loss(model, objective, loader):
         assert not model.training
         seen.weights.append([p.detach().clone() for p in model.parameters()])
         return seen.losses[len(seen.weights) - 1]
 
-    monkeypatch.setattr(callbacks, "token_loss", token_loss)
+    monkeypatch.setattr(callbacks, "validation_loss", validation_loss)
     return seen
 
 
 @pytest.mark.parametrize(("keep", "wanted"), [("best", 1), ("last", -1)])
 def test_keeps_the_best_weights_or_the_last(keep, wanted, settings, tmp_path, validations, no_figures):
     validations.losses = [3.0, 2.0, 2.0, 2.5]
-    train_captioner(settings(keep=keep, steps=8), tmp_path / "run")
+    train(settings(keep=keep, steps=8), tmp_path / "run")
     assert len(validations.weights) == 4
-    for own, kept in zip(Predictor.load(tmp_path / "run").model.parameters(), validations.weights[wanted], strict=True):
+    for own, kept in zip(
+        CaptionPredictor.load(tmp_path / "run").model.parameters(), validations.weights[wanted], strict=True
+    ):
         assert torch.equal(own, kept)
     told = "the best by validation loss, of step 4" if keep == "best" else "weights kept: the last"
     assert told in (tmp_path / "run/card.md").read_text()
@@ -247,16 +247,18 @@ def test_keeps_the_best_weights_or_the_last(keep, wanted, settings, tmp_path, va
 
 def test_patience_stops_a_run_that_has_finished(settings, tmp_path, validations, no_figures):
     validations.losses = [3.0, 2.0, 2.1, 2.2, 2.3]
-    result = train_captioner(settings(steps=40, patience=2), tmp_path / "run")
+    result = train(settings(steps=40, patience=2), tmp_path / "run")
     assert (result.finished, result.step) == (True, 8)
     assert [row["step"] for row in read_metrics(tmp_path / "run/metrics.csv")] == [2, 4, 6, 8]
-    for own, kept in zip(Predictor.load(tmp_path / "run").model.parameters(), validations.weights[1], strict=True):
+    for own, kept in zip(
+        CaptionPredictor.load(tmp_path / "run").model.parameters(), validations.weights[1], strict=True
+    ):
         assert torch.equal(own, kept)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_pictures(settings, tmp_path):
     with pytest.raises(UserError, match=r"at step [1-5]; the batch held: lesson-0-\d+, ") as caught:
-        train_captioner(settings(learning_rate=1e30, clip_norm=1e30), tmp_path / "run")
+        train(settings(learning_rate=1e30, clip_norm=1e30), tmp_path / "run")
     assert "learning_rate" in caught.value.hint
     assert not (tmp_path / "run/bundle").exists()
 
@@ -265,25 +267,25 @@ def test_data_without_validation_or_test(settings, captioned, tmp_path):
     for i in range(2):
         (tmp_path / f"{i}.png").write_bytes((captioned / f"{i}.png").read_bytes())
         (tmp_path / f"{i}.txt").write_text("a few words")
-    result = train_captioner(without_dropout(settings(), tmp_path), tmp_path / "run")
+    result = train(without_dropout(settings(), tmp_path), tmp_path / "run")
     assert result.finished
     assert (tmp_path / "run/bundle/model.safetensors").exists()
 
 
 def test_tensorboard_gets_the_metrics(settings, tmp_path, no_figures, capfd):
-    train_captioner(settings(), tmp_path / "run", trackers=("tensorboard",))
+    train(settings(), tmp_path / "run", trackers=("tensorboard",))
     assert capfd.readouterr() == ("", "")
     (events,) = (tmp_path / "run/tensorboard").glob("events.out.tfevents.*")
-    assert b"val_token_loss" in events.read_bytes()
+    assert b"val_loss" in events.read_bytes()
 
 
 def test_trackers_that_are_not_there(settings, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no tracker 'clipboard'") as caught:
-        train_captioner(settings(), tmp_path / "run", trackers=("clipboard",))
+        train(settings(), tmp_path / "run", trackers=("clipboard",))
     assert "tensorboard, wandb" in caught.value.hint
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find_spec(name))
     with pytest.raises(UserError, match="wandb is not installed") as caught:
-        train_captioner(settings(), tmp_path / "run", trackers=("wandb",))
+        train(settings(), tmp_path / "run", trackers=("wandb",))
     assert caught.value.hint == "pip install 'chiasm[wandb]'"
     assert not (tmp_path / "run").exists()

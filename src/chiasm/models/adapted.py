@@ -85,8 +85,8 @@ def make_module(factory: str) -> nn.Module:
     try:
         function = getattr(importlib.import_module(place), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{factory!r} cannot be imported: {error}", "Write it as package.module:function, and run "
-                        "chiasm where Python finds that package.") from error  # fmt: skip
+        raise UserError(f"{factory!r} cannot be imported: {error}", "Write it as package.module:function; for a "
+                        "file in this folder, put PYTHONPATH=. before the command.") from error  # fmt: skip
     declared = get_type_hints(function).get("return") if inspect.isfunction(function) else function
     if not (inspect.isclass(declared) and issubclass(declared, nn.Module)):
         raise UserError(f"{factory!r} is no function that is declared to return an nn.Module",

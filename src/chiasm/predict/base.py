@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from torch import nn
-from typing_extensions import Self
 
 from chiasm.bundle import Bundle
 from chiasm.data.transforms import PreprocessConfig, read_pixels
 from chiasm.errors import UserError
 from chiasm.types import Picture
 
+P = TypeVar("P", bound="Predictor")
 Pixels = UInt8[np.ndarray, "b height width 3"]
 
 
@@ -35,7 +35,7 @@ class Predictor:
         self.tokenizer = bundle.tokenizer
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls: type[P], folder: str | Path) -> P:
         """From the folder of a run or of a bundle; UserError where that is not one, or holds another kind of model."""
         return cls(Bundle.load(folder))
 

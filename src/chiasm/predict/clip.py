@@ -95,7 +95,7 @@ class ClipPredictor(Predictor):
 
     def matches(self, cosine: float, candidates: int) -> bool | None:
         """Whether the best of so many candidates has a cosine that is no luck; None for an uncalibrated model."""
-        return None if self.calibration is None else bool(self.calibration.matches(np.array(cosine), candidates))
+        return None if self.calibration is None else bool(self.calibration.matches(np.array([cosine]), candidates)[0])
 
     def similarity(self, pictures: Sequence[Picture | str], texts: Sequence[str]) -> Float[np.ndarray, "b t"]:
         """The cosine of every picture with every text."""
