@@ -108,19 +108,15 @@ class Contrastive(Objective):
         if parts == 1:
             loss = self(model, batch)
             backward(loss)
+            value = float(loss.detach())
         else:
             pieces = batch.split(math.ceil(len(batch) / parts))
-            loss = cached_backward(
+            value = cached_backward(
                 [lambda p=p: (model.embed_images(p.images), model.embed_texts(p.ids)) for p in pieces],
                 lambda images, texts: self._loss(model, batch, images, texts),
             )
-        value, floor = float(loss.detach()), self.floor(model, batch)
-        return {
-            "loss": value,
-            "excess_loss": value - floor,
-            "floor": floor,
-            "scale": float(model.log_scale.detach().exp()),
-        }
+        floor, scale = self.floor(model, batch), float(model.log_scale.detach().exp())
+        return {"loss": value, "excess_loss": value - floor, "floor": floor, "scale": scale}
 
     def validate(self, model: Clip, batch: Batch) -> tuple[float, int]:
         """The loss above its floor, by pairs."""

@@ -157,6 +157,18 @@ def test_each_group_keeps_its_factor_in_every_step(clip_settings, tmp_path, monk
         assert all(found == pytest.approx(rate * factor) for found, factor in groups)
 
 
+def test_frozen_blocks_rest_in_every_step_also_after_validation(clip_settings, tmp_path, monkeypatch):
+    seen, backward = [], Engine._backward
+
+    def recording(engine, batch):
+        seen.append([block.training for block in (*engine.model.vision.blocks, *engine.model.text.blocks)])
+        return backward(engine, batch)
+
+    monkeypatch.setattr(Engine, "_backward", recording)
+    train(clip_settings(tune="last", validate_every_epochs=0.25), tmp_path / "run")
+    assert seen == [[False, True, False, True]] * 3
+
+
 @pytest.mark.parametrize(
     ("model", "how", "told"),
     [
