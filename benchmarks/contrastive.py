@@ -1,7 +1,8 @@
 """Contrastive losses over one batch, forward and backward, plain and in chunks: seconds and peak memory.
 
-Every measurement is a process of its own, the sides in turn; memory is what the process took beyond embeddings and
-imports, at its peak. The gradients of both sides must be equal to 1e-5. The plain InfoNCE holds six batch x batch
+Every measurement is a process of its own, the sides in turn. "CPU s" sums over threads and, unlike the seconds on the
+clock, hardly depends on what else the machine does; memory is the process's peak beyond what it held before (read from
+/proc, so on Linux). The gradients of both sides must be equal to 1e-5. The plain InfoNCE holds six batch x batch
 matrices at its peak, 25 GiB at 32,768 pairs: the sides are compared on --plain-size pairs, and the chunked side alone
 is measured on --size. Where there is memory for it, give `--plain-size 32768`.
 """
@@ -9,6 +10,7 @@ is measured on --size. Where there is memory for it, give `--plain-size 32768`.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -62,7 +64,7 @@ def compare(sides: dict[int, tuple[int, ...]], repeat: int) -> list[dict[str, An
         for name, size, chunk in track(jobs, "measuring", total=len(jobs)):
             file = Path(folder) / "measured.pt"
             command = [sys.executable, __file__, "--size", str(size), "--measure", name, str(chunk), str(file)]
-            subprocess.run(command, check=True)
+            subprocess.run(command, check=True, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ})  # as the command line
             seen[name, size][chunk].append(torch.load(file))
     return [row_of(name, size, by_chunk) for (name, size), by_chunk in seen.items()]
 
@@ -71,11 +73,12 @@ def measure(name: str, size: int, chunk: int | None) -> dict[str, Any]:
     """One forward and backward pass in this process."""
     run(name, *drawn(name, WARM), chunk)
     inputs, ids = drawn(name, size)
-    before = peak_bytes()
-    start = time.perf_counter()
-    loss, gradients = run(name, inputs, ids, chunk)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "bytes": peak_bytes() - before, "loss": loss, "gradients": gradients}
+    held = held_bytes()
+    start, start_cpu = time.perf_counter(), time.process_time()
+    gradients = run(name, inputs, ids, chunk)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"s": seconds, "CPU s": cpu, "GiB": (peak - held) / 2**30, "gradients": gradients}
 
 
 def drawn(name: str, size: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -88,26 +91,23 @@ def drawn(name: str, size: int) -> tuple[list[Tensor], list[Tensor]]:
     return [leaf.requires_grad_() for leaf in (images, texts, *of_loss)], ids
 
 
-def run(name: str, inputs: list[Tensor], ids: list[Tensor], chunk: int | None) -> tuple[float, tuple[Tensor, ...]]:
-    loss = LOSSES[name](*inputs, *ids, chunk=chunk)
-    return loss.item(), torch.autograd.grad(loss, inputs)
+def run(name: str, inputs: list[Tensor], ids: list[Tensor], chunk: int | None) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(LOSSES[name](*inputs, *ids, chunk=chunk), inputs)
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def held_bytes() -> int:
+    """The memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def row_of(name: str, size: int, runs: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
     """Medians of both sides, and how far their gradients are apart, relative to the largest of each tensor."""
     plain, chunked = runs.pop(0, None), next(iter(runs.values()))
     row: dict[str, Any] = {"loss": name, "pairs": size}
-    for key, unit in (("seconds", 1), ("bytes", 2**30)):
-        ours = statistics.median(run[key] for run in chunked) / unit
-        theirs = statistics.median(run[key] for run in plain) / unit if plain else None
-        shown = "s" if key == "seconds" else "GiB"
-        row |= {f"plain {shown}": theirs, shown: ours, f"{shown} ratio": ours / theirs if theirs else None}
+    for key in ("s", "CPU s", "GiB"):
+        ours = statistics.median(run[key] for run in chunked)
+        theirs = statistics.median(run[key] for run in plain) if plain else None
+        row |= {f"plain {key}": theirs, key: ours, f"{key} ratio": ours / theirs if theirs else None}
     row["apart"] = apart(plain[0]["gradients"], chunked[0]["gradients"]) if plain else None
     if plain and not row["apart"] <= 1e-5:
         raise SystemExit(f"{name}: the gradients differ by {row['apart']:.2g}")
