@@ -43,10 +43,6 @@ class Engine(pl.LightningModule):
         groups = layer_groups(self.model, self.config.weight_decay, self.config.layer_decay)
         return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
 
-    def on_train_start(self) -> None:
-        """What does not learn rests."""
-        rest_frozen(self.model)
-
     def training_step(self, batch: Batch, _: int) -> None:
         """One optimizer step on one batch, in `accumulate` parts that give the whole batch's gradient."""
         step = self.global_step
