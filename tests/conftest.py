@@ -40,6 +40,31 @@ def make_captioner():
 
 
 @pytest.fixture(scope="session")
+def make_clip():
+    """A function that builds a tiny dual encoder in evaluation mode, equal for equal seeds, its weights enlarged."""
+    import torch
+
+    from chiasm.models import ClipConfig, build_model
+    from chiasm.models.language import TextConfig, TextRules
+    from chiasm.models.vision import VitConfig
+
+    def make(vision=None, *, vocabulary=11, context=12, dropout=0.0, seed=0, gain=4.0, text=None, **changes):
+        vision = vision or VitConfig(
+            size=(16, 16), patch_pixels=8, width=16, depth=1, heads=2, pool="mean", dropout=dropout
+        )
+        sizes = {"width": 16, "depth": 2, "heads": 2, "vocabulary": vocabulary, "dropout": dropout} | (text or {})
+        text_config = TextConfig(rules=TextRules(context=context), **sizes)
+        torch.manual_seed(seed)
+        model = build_model(ClipConfig(vision=vision, text=text_config, embed_dim=20, **changes))
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2 and "vision.embed" not in name:
+                parameter.data.mul_(gain)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_images():
     """A function that draws noise as pictures, equal for equal seeds."""
     import torch

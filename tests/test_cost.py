@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from chiasm.cost import example_batch, measure_step_seconds, model_cost
-from chiasm.models import CaptionerConfig, build_model
-from chiasm.models.language import DecoderConfig, TextRules
+from chiasm.models import CaptionerConfig, ClipConfig, build_model
+from chiasm.models.language import DecoderConfig, TextConfig, TextRules
 from chiasm.models.vision import VitConfig
 from chiasm.objectives import Captioning
 
@@ -75,3 +75,25 @@ def test_the_example_batch_has_the_shapes_of_training():
     batch = example_batch(CONFIG, B, 10)
     assert batch.images.shape == (B, 3, 16, 24) and batch.ids.shape == (B, 10) and len(batch) == B
     assert int(batch.ids.max()) < V
+
+
+CLIP = ClipConfig(
+    vision=VitConfig(size=(16, 24), patch_pixels=8, width=16, depth=2, heads=2, pool="mean"),
+    text=TextConfig(width=16, depth=3, heads=2, vocabulary=50, rules=TextRules(context=12)),
+    embed_dim=20,
+)
+
+
+def test_forward_flops_of_a_dual_encoder_are_those_of_two_towers_and_their_meeting():
+    picture = linear(N, D, 3 * 8 * 8) + 2 * self_and_feed_forward(N) + linear(1, 20)
+    text = 3 * self_and_feed_forward(L) + linear(1, 20)
+    cost = model_cost(CLIP, batch_size=B, text_tokens=L, measure=False)
+    assert cost.forward_flops == B * (picture + text) + linear(B, B, 20)
+    assert 2.8 < cost.step_flops / cost.forward_flops < 3.6
+    assert cost.parameters == sum(p.numel() for p in build_model(CLIP).parameters())
+
+
+@pytest.mark.parametrize("similarity", ["softmax", "sigmoid"])
+def test_a_dual_encoder_s_steps_are_measured_for_each_precision(similarity):
+    cost = model_cost(replace(CLIP, similarity=similarity), batch_size=B, text_tokens=L)
+    assert set(cost.step_seconds) == {"fp32", "bf16"} and all(0 < s < 10 for s in cost.step_seconds.values())

@@ -153,7 +153,7 @@ def calibration_figure(
     if threshold is not None:
         axis.axvline(threshold, color="black", linewidth=0.8, label=f"threshold {threshold:.3f}")
     axis.set(xlabel="cosine", ylabel="share, probability", ylim=(-0.02, 1.02))
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))  # off the lines
     _save(figure, path)
 
 
@@ -196,4 +196,4 @@ def _save(figure: Any, path: Path) -> None:
         warnings.filterwarnings(
             "ignore", message="Glyph .* missing from font"
         )  # it draws a box; the text is in the files
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.1)  # texts below the last axes too

@@ -18,6 +18,7 @@ def classify(
     labels: tuple[str, ...] = (),
     labels_file: Path | None = None,
     templates: tuple[str, ...] = ("{}",),
+    truncate: bool = False,
     top: int = 3,
     json: bool = False,
 ) -> int:
@@ -33,6 +34,7 @@ def classify(
         labels: the labels, each in quotes where it has spaces
         labels_file: a text file with a label per line, instead
         templates: prompts with {} for the label, whose vectors are averaged, as "a photo of a {}"
+        truncate: cut prompts that are longer than the model's context
         top: how many labels to print per picture
         json: one JSON object per picture
     """
@@ -47,7 +49,7 @@ def classify(
     if top < 1:
         raise UserError(f"--top is {top}", "It must be at least 1.")
     predictor = ClipPredictor.load(run)
-    vectors = predictor.embed_labels(labels, templates)
+    vectors = predictor.embed_labels(labels, templates, truncate=truncate)
     for paths, pixels in in_batches(predictor, find_pictures(pictures), "classifying"):
         guesses = predictor.choose(predictor.embed_pixels(pixels), labels, vectors)
         for path, ranked in zip(paths, guesses, strict=True):
@@ -57,10 +59,11 @@ def classify(
 
 
 def _as_line(path: Path, guesses: list[Guess], matches: bool | None) -> str:
-    told = [f"{guess.label} {guess.share:.2f}" for guess in guesses]
+    best, *others = (f"{guess.label} {guess.share:.2f}" for guess in guesses)
     probability = "" if guesses[0].probability is None else f"\t{guesses[0].probability:.2f}"
+    rest = f"\t({', '.join(others)})" if others else ""
     note = "\tnothing matches" if matches is False else ""
-    return f"{path}\t{told[0]}{probability}\t({', '.join(told[1:])}){note}"
+    return f"{path}\t{best}{probability}{rest}{note}"
 
 
 def _as_json(path: Path, guesses: list[Guess], matches: bool | None) -> str:

@@ -48,14 +48,16 @@ def embed(
     if texts:
         keys, vectors = list(texts), predictor.embed_texts(texts, truncate=truncate)
     else:
-        keys, parts = [], [np.empty((0, predictor.embed_width), np.float32)]
+        keys, parts, found = [], [np.empty((0, predictor.embed_width), np.float32)], find_pictures(pictures)
         try:
-            for paths, pixels in in_batches(predictor, find_pictures(pictures), "embedding"):
+            for paths, pixels in in_batches(predictor, found, "embedding"):
                 keys += [str(path) for path in paths]
                 parts.append(predictor.embed_pixels(pixels))
         except UserError as error:  # raised after the last batch: what could be read is kept
             broken = error
         vectors = np.concatenate(parts)
+    if broken is not None and not keys:
+        raise broken
     _write(out, keys, vectors)
     print(f"{len(keys):,} vectors of width {vectors.shape[1]} in {out}")
     if broken is not None:

@@ -8,10 +8,10 @@ from typing import Literal
 from chiasm import config as configs
 from chiasm.data.shapes import ShapesConfig
 from chiasm.errors import UserError
-from chiasm.evaluate import TOLD, scores_table, write_results
+from chiasm.evaluate import TOLD, draw_clip, scores_table, write_results
 from chiasm.evaluate import evaluate as score
 from chiasm.generate import GenerateConfig
-from chiasm.predict import load
+from chiasm.predict import ClipPredictor, load
 from chiasm.train.config import DataConfig
 
 
@@ -24,6 +24,7 @@ def evaluate(
     mode: Literal["greedy", "beam"] = "greedy",
     beams: int = 4,
     length_penalty: float = 1.0,
+    templates: tuple[str, ...] = ("{}",),
     image_column: str | None = None,
     text_column: str | None = None,
     difficulty: Literal["lesson", "easy", "hard"] = "easy",
@@ -34,8 +35,9 @@ def evaluate(
     """Score a trained model on data.
 
     A captioner: exact match, BLEU, ROUGE-L, CIDEr-D, loss, and its rise with wrong pictures. A Clip: retrieval both
-    ways, and labels where there are some. Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md
-    and, as JSON lines, what the model said of every picture.
+    ways and, where pictures have labels, prompt classification, and a linear probe of the vectors if some of them are
+    in a train split. Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md, as JSON lines what
+    the model said of every picture, and, for a Clip, drawings and scores by label.
 
     Args:
         run: the folder of a run or a bundle
@@ -45,6 +47,7 @@ def evaluate(
         mode: how captions are written: greedy or beam
         beams: texts kept at each step of a beam search
         length_penalty: beam scores are divided by length to this power
+        templates: prompts with {} for a label, whose vectors are averaged, as "a photo of a {}"
         image_column: the column that holds the pictures or their paths, where guessing fails
         text_column: the column that holds the captions, where guessing fails
         difficulty: of the built-in shapes
@@ -57,12 +60,14 @@ def evaluate(
     predictor = load(run)
     splits = split or source.test_splits or list(source.splits)
     config = configs.from_dict(GenerateConfig, {"mode": mode, "beams": beams, "length_penalty": length_penalty})
-    results = score(predictor, source, splits, config, max_broken_share=max_broken_share)
+    results = score(predictor, source, splits, config, templates=templates, max_broken_share=max_broken_share)
     if not results:
         raise UserError(f"{data} has no pictures in {', '.join(splits)}", source.understood)
     print(scores_table(results))
     if out is not None:
         told = TOLD[type(predictor)]
         write_results(results, out, told)
+        if isinstance(predictor, ClipPredictor):
+            draw_clip(predictor, source, results, out)
         print(f"\nresults    {out / 'evaluation.json'}\ntold       {out / told}")
     return 0

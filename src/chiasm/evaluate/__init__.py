@@ -10,6 +10,8 @@ from chiasm.data.source import Source
 from chiasm.evaluate.captioner import Told, evaluate_captioner
 from chiasm.evaluate.clip import Found, calibrate, evaluate_clip
 from chiasm.evaluate.common import Estimate, SplitScores, scores_table, write_results
+from chiasm.evaluate.drawings import draw_calibration, draw_clip
+from chiasm.evaluate.things import things
 from chiasm.generate import GenerateConfig
 from chiasm.predict import CaptionPredictor, ClipPredictor
 
@@ -23,15 +25,21 @@ def evaluate(
     splits: Sequence[str],
     generate: GenerateConfig | None = None,
     *,
+    templates: Sequence[str] = ("{}",),
     max_broken_share: float = 0.05,
 ) -> list[SplitScores]:
-    """The scores that fit the kind of model; `generate` is how captions are written (greedily unless said)."""
+    """The scores that fit the kind of model.
+
+    `generate` is how captions are written (greedily unless said), `templates` make a dual encoder's prompts of labels.
+    """
     match predictor:
         case CaptionPredictor():
             how = generate or GenerateConfig()
             return evaluate_captioner(predictor, source, splits, how, max_broken_share=max_broken_share)
         case ClipPredictor():
-            return evaluate_clip(predictor, source, splits, max_broken_share=max_broken_share)
+            return evaluate_clip(
+                predictor, source, splits, templates=templates, probe=True, max_broken_share=max_broken_share
+            )
         case _:
             assert_never(predictor)
 
@@ -43,9 +51,12 @@ __all__ = [
     "SplitScores",
     "Told",
     "calibrate",
+    "draw_calibration",
+    "draw_clip",
     "evaluate",
     "evaluate_captioner",
     "evaluate_clip",
     "scores_table",
+    "things",
     "write_results",
 ]

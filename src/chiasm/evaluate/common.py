@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float, Int
+
 from chiasm.data.cache import Broken, Pictures, prepare_pictures
 from chiasm.data.source import Source
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
+from chiasm.predict import ClipPredictor
+from chiasm.progress import counting
 from chiasm.types import Example
+
+ROWS = 128
 
 
 class Estimate(NamedTuple):
@@ -21,6 +29,26 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """What prompts made of labels: how many pictures each label has, its share right, and what was taken for what."""
+
+    templates: tuple[str, ...]
+    pictures: dict[str, int]
+    per_class: dict[str, Estimate]
+    confusion: Float[np.ndarray, "c c"]
+    """Pictures of the row's label that were given the column's, in the order of `pictures`."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A text, the places of the pictures nearest to it, the nearest first, and which of them it is true of."""
+
+    text: str
+    places: tuple[int, ...]
+    right: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +62,9 @@ class SplitScores:
     told: Sequence[Any]
     """A dataclass per picture."""
     broken: tuple[Broken, ...]
+    labels: LabelScores | None = None
+    searches: Sequence[Search] = ()
+    """A few, to look at."""
 
 
 def readable(
@@ -45,6 +76,19 @@ def readable(
     if not len(pictures.good):
         raise UserError(f"No picture of the split {split!r} can be read", "`chiasm data check` lists the reasons.")
     return [examples[int(i)] for i in pictures.good], pictures
+
+
+def embed_pictures(
+    predictor: ClipPredictor, pictures: Pictures, rows: Int[np.ndarray, " n"], split: str
+) -> Float[np.ndarray, "n e"]:
+    """Vectors of the pictures in these rows."""
+    vectors = np.empty((len(rows), predictor.embed_width), np.float32)
+    with counting(f"Embedding {split}", len(rows)) as advance:
+        for start in range(0, len(rows), ROWS):
+            pixels = pictures.pixels_of(rows[start : start + ROWS])
+            vectors[start : start + ROWS] = predictor.embed_pixels(pixels)
+            advance(len(pixels))
+    return vectors
 
 
 def scores_table(results: Sequence[SplitScores]) -> str:
@@ -59,13 +103,15 @@ def scores_table(results: Sequence[SplitScores]) -> str:
 
 
 def write_results(results: Sequence[SplitScores], folder: Path, told: str) -> None:
-    """`evaluation.json`, `evaluation.md`, and what was said of each picture as the JSON lines file `told`."""
+    """`evaluation.json`, `evaluation.md`, what was said of each picture as the JSON lines file `told`, and
+    `classes-SPLIT.csv` where pictures have labels."""
     folder.mkdir(parents=True, exist_ok=True)
     data = {
         r.split: {
             "pictures": r.pictures,
             "broken": len(r.broken),
             "scores": {n: s._asdict() for n, s in r.scores.items()},
+            **({"templates": r.labels.templates} if r.labels is not None else {}),
         }
         for r in results
     }
@@ -75,3 +121,14 @@ def write_results(results: Sequence[SplitScores], folder: Path, told: str) -> No
         for result in results:
             for row in result.told:
                 file.write(json.dumps({"split": result.split} | asdict(row), ensure_ascii=False) + "\n")
+    for result in results:
+        if result.labels is not None:
+            _write_classes(result.labels, folder / f"classes-{result.split}.csv")
+
+
+def _write_classes(labels: LabelScores, path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("label", "pictures", "top1", "low", "high"))
+        for label, score in labels.per_class.items():
+            writer.writerow((label, labels.pictures[label], *(f"{value:.4f}" for value in score)))

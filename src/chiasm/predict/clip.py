@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,9 +18,10 @@ from chiasm.metrics.calibration import Calibration
 from chiasm.models import Clip
 from chiasm.models.clip import unit
 from chiasm.predict.base import Pixels, Predictor
+from chiasm.progress import track
 from chiasm.types import Picture
 
-TEXT_ROWS = 256
+PICTURE_ROWS, TEXT_ROWS = 128, 256
 Vectors = Float[np.ndarray, "b e"]
 
 
@@ -55,17 +56,21 @@ class ClipPredictor(Predictor):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change with the weights or the preprocessing: vectors of equal ones compare."""
+        """Sixteen hex digits that change with weights, settings or preprocessing: vectors of equal ones compare."""
         sums = {n: hash_tensor(tensor) for n, tensor in own_tensors(self.model).items()}
-        return fingerprint([sums, fingerprint(self.preprocess)])
+        return fingerprint([sums, fingerprint(self.model.config), fingerprint(self.preprocess)])
 
     def embed_images(self, pictures: Sequence[Picture | str]) -> Vectors:
         """Vectors of pictures (paths, bytes of files, or uint8 arrays); BrokenPicture where one cannot be read."""
-        return self.embed_pixels(self.read(pictures))
+        vectors = np.empty((len(pictures), self.embed_width), np.float32)
+        for start in self._batches(len(pictures), PICTURE_ROWS, "Embedding pictures"):
+            rows = slice(start, start + PICTURE_ROWS)
+            vectors[rows] = self.embed_pixels(self.read(pictures[rows]))
+        return vectors
 
     @torch.no_grad()
     def embed_pixels(self, pixels: Pixels) -> Vectors:
-        """Vectors of pictures that `read` (or the cache) prepared."""
+        """Vectors of pictures that `read` (or the cache) prepared, in one batch."""
         if not len(pixels):
             return np.empty((0, self.embed_width), np.float32)
         return self.model.embed_images(normalize(pixels, self.preprocess)).numpy()
@@ -77,53 +82,70 @@ class ClipPredictor(Predictor):
         Short texts are run with short ones, so that little is computed for pads.
         """
         rules, lengths = self.model.config.rules, self.tokenizer.lengths(texts)
-        for text, length in zip(texts, lengths, strict=True):
+        for number, (text, length) in enumerate(zip(texts, lengths, strict=True), 1):
             if not text.strip():
-                raise UserError("A text is empty", "Say what to look for.")
+                which = f"Text {number} of {len(texts)}" if len(texts) > 1 else "The text"
+                raise UserError(f"{which} is empty", "Say something in it, or leave it out.")
             if length > rules.context and not truncate:
                 raise UserError(
                     f"The text has {length} tokens, more than the model's {rules.context}: {text[:80]!r}",
-                    "Shorten it, or cut it with --truncate.",
+                    "Shorten it, or have it cut (truncate).",
                 )
         vectors = np.empty((len(texts), self.embed_width), np.float32)
         order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(texts), TEXT_ROWS):
+        for start in self._batches(len(texts), TEXT_ROWS, "Embedding texts"):
             rows = order[start : start + TEXT_ROWS]
             ids = self.tokenizer.encode([texts[int(row)] for row in rows], context=rules.context, truncate=True)
             vectors[rows] = self.model.embed_texts(ids).numpy()
         return vectors
 
+    def _batches(self, items: int, rows: int, doing: str) -> Iterable[int]:
+        """Where each batch starts, with a progress bar where there are several."""
+        starts = range(0, items, rows)
+        return track(starts, doing, len(starts)) if len(starts) > 1 else starts
+
     def matches(self, cosine: float, candidates: int) -> bool | None:
         """Whether the best of so many candidates has a cosine that is no luck; None for an uncalibrated model."""
         return None if self.calibration is None else bool(self.calibration.matches(np.array([cosine]), candidates)[0])
 
-    def similarity(self, pictures: Sequence[Picture | str], texts: Sequence[str]) -> Float[np.ndarray, "b t"]:
+    def similarity(
+        self, pictures: Sequence[Picture | str], texts: Sequence[str], *, truncate: bool = False
+    ) -> Float[np.ndarray, "b t"]:
         """The cosine of every picture with every text."""
-        return self.embed_images(pictures) @ self.embed_texts(texts).T
+        return self.embed_images(pictures) @ self.embed_texts(texts, truncate=truncate).T
 
-    def embed_labels(self, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> Vectors:
+    def embed_labels(
+        self, labels: Sequence[str], templates: Sequence[str] = ("{}",), *, truncate: bool = False
+    ) -> Vectors:
         """One vector per label: of each template's prompt, their mean at unit length (2103.00020, section 3.1.4)."""
         if not labels or len(set(labels)) < len(labels):
             raise UserError(f"There are {len(labels)} labels, {len(set(labels))} different ones", "Name each once.")
+        if not templates:
+            raise UserError("There are no templates", 'One is "{}", the label itself.')
         for template in templates:
             if template.count("{}") != 1:
                 raise UserError(
                     f"The template {template!r} needs one {{}}, where the label goes", 'As "a photo of a {}".'
                 )
         prompts = [template.replace("{}", label) for label in labels for template in templates]
-        vectors = torch.from_numpy(self.embed_texts(prompts)).view(len(labels), len(templates), -1)
+        vectors = torch.from_numpy(self.embed_texts(prompts, truncate=truncate)).view(len(labels), len(templates), -1)
         return unit(vectors.mean(1)).numpy()
 
     def classify(
-        self, pictures: Sequence[Picture | str], labels: Sequence[str], templates: Sequence[str] = ("{}",)
+        self,
+        pictures: Sequence[Picture | str],
+        labels: Sequence[str],
+        templates: Sequence[str] = ("{}",),
+        *,
+        truncate: bool = False,
     ) -> list[list[Guess]]:
         """Each picture's labels, the best first."""
-        return self.choose(self.embed_images(pictures), labels, self.embed_labels(labels, templates))
+        return self.choose(self.embed_images(pictures), labels, self.embed_labels(labels, templates, truncate=truncate))
 
     def choose(self, vectors: Vectors, labels: Sequence[str], label_vectors: Vectors) -> list[list[Guess]]:
         """The same from vectors of pictures, and of labels by `embed_labels`."""
         cosines = vectors @ label_vectors.T
-        logits = float(self.model.log_scale.exp()) * cosines
+        logits = float(self.model.log_scale.detach().exp()) * cosines
         shares = torch.from_numpy(logits).softmax(-1).numpy()
         known = None if self.calibration is None else self.calibration.probability(cosines)
         best = np.argsort(-cosines, axis=1, kind="stable")

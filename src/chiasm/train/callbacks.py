@@ -7,6 +7,7 @@ import json
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from chiasm.data.loader import Loader
 from chiasm.objectives import Objective
 from chiasm.progress import progress_bar
 from chiasm.types import Batch
+
+FAIR_STEPS = 50
+"""So many steps say whether a model learns."""
 
 
 class Validate(Callback):
@@ -217,6 +221,27 @@ class Bar(Callback):
     def on_exception(self, *_: Any) -> None:
         """Give the terminal back."""
         self.progress.stop()
+
+
+class Advise(Callback):
+    """Say once what to try, where the loss of the last steps shows that nothing is learnt; not in the first tenth."""
+
+    def __init__(self, objective: Objective, total_steps: int, say: Callable[[str], None]):
+        self.objective = objective
+        self.first_step = max(FAIR_STEPS, total_steps // 10)
+        self.say = say
+        self.recent: deque[dict[str, float]] = deque(maxlen=FAIR_STEPS)
+        self.said = False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, engine: Any, *_: Any) -> None:
+        """Look back when there is enough to see."""
+        self.recent.append(engine.latest)
+        if self.said or trainer.global_step < self.first_step or len(self.recent) < FAIR_STEPS:
+            return
+        advice = self.objective.advice(self.recent)
+        if advice is not None:
+            self.said = True
+            self.say(f"step {trainer.global_step}: {advice}")
 
 
 class Samples(Callback):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chiasm.bundle import Bundle
-from chiasm.evaluate import SplitScores, calibrate, evaluate_clip, write_results
-from chiasm.figures import gallery_figure
+from chiasm.errors import UserError
+from chiasm.evaluate import SplitScores, calibrate, draw_calibration, draw_clip, evaluate_clip, write_results
+from chiasm.losses import refuse_batch_norm
 from chiasm.objectives import Contrastive
 from chiasm.predict import ClipPredictor
 from chiasm.train.task import SAMPLES, Task
@@ -18,7 +19,6 @@ from chiasm.train.task import SAMPLES, Task
 if TYPE_CHECKING:
     from chiasm.train.run import Run
 
-GALLERY = 40
 CANDIDATES = 1000
 """Validation texts among which samples are looked for."""
 
@@ -36,9 +36,17 @@ class ContrastiveTask(Task):
     def __init__(self) -> None:
         self.objective = Contrastive()
 
-    def start(self, model: Any, run: Run) -> None:
+    def start(self, run: Run) -> None:
         """The sigmoid loss starts where one pair of a batch's rows is true (2303.15343, with open_clip's #650)."""
-        if model.bias is not None:
+        model: Any = run.model
+        if run.config.train.accumulate > 1:
+            try:
+                refuse_batch_norm(model)
+            except ValueError as error:
+                raise UserError(
+                    f"train.accumulate is {run.config.train.accumulate}: {error}", "Set it to 1."
+                ) from error
+        if model.bias is not None and run.config.start is None:
             share = 1 / max(2, min(run.config.train.batch_size, len(run.loader)))
             with torch.no_grad():
                 model.bias.fill_(math.log(share / (1 - share)))
@@ -58,21 +66,10 @@ class ContrastiveTask(Task):
         """Retrieval on every split, drawings, and what cosines mean, from the validation split."""
         if "val" in run.pictures and len(run.pictures["val"].good):
             bundle = replace(bundle, calibration=calibrate(ClipPredictor(bundle), run.source, "val"))
-        results = evaluate_clip(ClipPredictor(bundle), run.source, splits, max_broken_share=1.0)
+        predictor = ClipPredictor(bundle)
+        results = evaluate_clip(predictor, run.source, splits, max_broken_share=1.0)
         write_results(results, run.folder, "retrieval.jsonl")
-        for result in results:
-            _draw(run, result)
+        draw_clip(predictor, run.source, results, run.folder)
+        if bundle.calibration is not None:
+            draw_calibration(bundle.calibration, run.folder / "calibration.png")
         return bundle, results
-
-
-def _draw(run: Run, result: SplitScores) -> None:
-    """`gallery-SPLIT.png`: pictures from all over the split with the text found for each, right ones green."""
-    pictures = run.pictures[result.split]
-    every = max(1, len(result.told) // GALLERY)
-    places = list(range(0, len(result.told), every))[:GALLERY]
-    told = [result.told[place] for place in places]
-    right = [item.found in item.texts for item in told]
-    texts = [t.found if r else f"{t.found}\n({t.texts[0]}: {t.rank:.0f}.)" for t, r in zip(told, right, strict=True)]
-    colours = ["darkgreen" if r else "firebrick" for r in right]
-    pixels = pictures.pixels_of(pictures.good[places])
-    gallery_figure(list(pixels), texts, run.folder / f"gallery-{result.split}.png", colours=colours)

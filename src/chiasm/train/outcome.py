@@ -22,17 +22,18 @@ def describe_outcome(run: Run, bundle: Bundle, best_step: int) -> list[SplitScor
     """Score the model on every test split (on validation where there is none), and write all that describes it."""
     folder = run.folder
     rows = read_metrics(folder / "metrics.csv")
+    ended = run.task.objective.findings(bundle.model, rows[-max(1, len(rows) // 10) :]) if rows else []
     curves_figure(rows, folder / "curves.png", run.task.objective.unit)
     readable = [name for name, pictures in run.pictures.items() if len(pictures.good)]
     tests = [name for name in readable if name in run.source.test_splits]
     bundle, results = run.task.evaluate(run, bundle, tests or [name for name in readable if name == "val"])
-    card = _card(run, results, best_step, minutes=rows[-1]["seconds"] / 60 if rows else 0.0)
+    card = _card(run, results, best_step, minutes=rows[-1]["seconds"] / 60 if rows else 0.0, ended=ended)
     (folder / "card.md").write_text(card, encoding="utf-8")
     replace(bundle, card=card).save(folder / "bundle")
     return results
 
 
-def _card(run: Run, results: list[SplitScores], best_step: int, minutes: float) -> str:
+def _card(run: Run, results: list[SplitScores], best_step: int, minutes: float, ended: list[str]) -> str:
     train = run.config.train
     sizes = {name: len(indices) for name, indices in run.source.splits.items()}
     broken = sum(len(p.broken) for p in run.pictures.values())
@@ -46,6 +47,7 @@ def _card(run: Run, results: list[SplitScores], best_step: int, minutes: float) 
         f"- model: {parameters:,} parameters; settings in config.json, fingerprint {configs.fingerprint(run.config)}",
         f"- training: {train.steps:,} steps of {train.batch_size} pictures, {train.precision}, {minutes:.1f} minutes; "
         f"weights kept: {kept}",
+        *(f"- {finding}" for finding in ended),
         f"- chiasm {chiasm.__version__}, torch {torch.__version__}",
         "",
         "Scores with 95 % bootstrap intervals:",

@@ -29,7 +29,7 @@ from chiasm.models import CaptionerConfig, ClipConfig, build_model
 from chiasm.models.brought import load_sources
 from chiasm.nn.lora import has_lora, merge_lora
 from chiasm.text import Tokenizer
-from chiasm.train.callbacks import Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
+from chiasm.train.callbacks import Advise, Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
 from chiasm.train.captioning import CaptioningTask
 from chiasm.train.config import RunConfig
 from chiasm.train.contrastive import ContrastiveTask
@@ -77,9 +77,8 @@ class Run:
             raise UserError(f"No training picture of {self.source.name} can be read", "quarantine.jsonl says why.")
         self.loader = loader
         self.val_loader = self._loader("val")
+        self.task.start(self)
         self._settle()
-        if config.start is None:
-            self.task.start(self.model, self)
         configs.save(self.config, folder / "config.json")
 
     def _claim_folder(self, config: RunConfig, resume: bool) -> RunConfig:
@@ -250,7 +249,8 @@ def fit(run: Run, *, loggers: Sequence[Any] = (), resume: bool = False) -> Fitte
     )
     last = checkpoints / "last.ckpt"
     bar = Bar(validate)
-    callbacks = [validate, metrics, StopOnSignal(), Checkpoints(last, train.checkpoint_every_seconds), bar]
+    advise = Advise(run.task.objective, train.steps, bar.say)
+    callbacks = [validate, metrics, StopOnSignal(), Checkpoints(last, train.checkpoint_every_seconds), bar, advise]
     if run.val_loader is not None:
         callbacks.append(Samples(run.folder / "samples.jsonl", lambda: run.task.samples(run), bar.say))
     with _quiet():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chiasm.bundle import Bundle
 from chiasm.evaluate import SplitScores
@@ -24,8 +24,8 @@ class Task(ABC):
     explained: str
     """What the scores on the card mean."""
 
-    def start(self, model: Any, run: Run) -> None:  # noqa: B027 - most models owe it nothing
-        """Set what a fresh model's weights owe to the run."""
+    def start(self, run: Run) -> None:  # noqa: B027 - most models owe it nothing
+        """Set what a fresh model's weights owe to the run; UserError where its settings do not fit the model."""
 
     @abstractmethod
     def samples(self, run: Run) -> list[dict[str, str]]:
