@@ -6,10 +6,11 @@ Letters: r rows (pictures × captions or beams) · v vocabulary · t tokens writ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chiasm.models.language import TextRules
@@ -85,10 +86,8 @@ def forbid(
 
     Where no token is left, the text ends, early or not.
     """
-    logits = logits.float()
-    logits[:, rules.unwritten] = -torch.inf
-    if written.shape[1] < config.min_tokens:
-        logits[:, rules.eot] = -torch.inf
+    never = _never(rules, logits.shape[1], written.shape[1] < config.min_tokens, logits.device)
+    logits = logits.float().masked_fill(never, -torch.inf)
     if config.no_repeat_ngram:
         pairs = repeated_ngrams(written, config.no_repeat_ngram)
         if pairs:
@@ -96,3 +95,11 @@ def forbid(
             logits[rows, tokens] = -torch.inf
             logits[logits.isneginf().all(-1), rules.eot] = 0.0
     return logits
+
+
+@lru_cache(maxsize=64)
+def _never(rules: TextRules, vocabulary: int, early: bool, device: torch.device) -> Bool[Tensor, " v"]:
+    """True at the ids that no text holds, and at EOT where it is too early; made once, not at every step."""
+    never = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+    never[[*rules.unwritten, rules.eot] if early else rules.unwritten] = True
+    return never

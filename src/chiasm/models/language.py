@@ -234,15 +234,14 @@ class CausalDecoder(nn.Module):
     def step(self, ids: Int[Tensor, "r l"], draft: Draft) -> Float[Tensor, "r l v"]:
         """Logits after each of the next `l` tokens of every row, which the draft then remembers."""
         x = self.embed(ids, draft.length)
+        draft.length += ids.shape[1]
         if ids.shape[1] == 1 and draft.context_keep is None and not self.training:
             row = x[:, 0]
             for step, cache, context in zip(draft.steps, draft.caches, draft.contexts, strict=True):
                 row = step(row, cache, context)
-            x = row[:, None]
-        else:
-            for block, cache, context in zip(self.blocks, draft.caches, draft.contexts, strict=True):
-                x = block(x, causal=True, cache=cache, context=context, context_keep=draft.context_keep)
-        draft.length += ids.shape[1]
+            return self.head(self.norm(row))[:, None]
+        for block, cache, context in zip(self.blocks, draft.caches, draft.contexts, strict=True):
+            x = block(x, causal=True, cache=cache, context=context, context_keep=draft.context_keep)
         return self.head(self.norm(x))
 
     def attention_maps(self, ids: Int[Tensor, "b l"], context: Encoded) -> Float[Tensor, "b layers h l n"]:

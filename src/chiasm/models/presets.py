@@ -23,10 +23,10 @@ def captioner_tiny() -> CaptionerConfig:
 
 
 def captioner_small() -> CaptionerConfig:
-    """About 5 M parameters at 64 px, with a convolutional stem: for hundreds to tens of thousands of pictures."""
+    """About 4 M parameters at 64 px, with a convolutional stem: for hundreds to tens of thousands of pictures."""
     return CaptionerConfig(
         vision=VitConfig(size=(64, 64), patch_pixels=8, width=192, depth=4, heads=4, stem="conv"),
-        decoder=DecoderConfig(width=192, depth=3, heads=4),
+        decoder=DecoderConfig(width=192, depth=2, heads=4),
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +25,7 @@ class BlockStep:
         own, cross = block.attend_self, block.attend_cross
         self.heads = own.heads
         self.norm_self, self.norm_cross, self.norm_mlp = (
-            (norm.weight, norm.bias) for norm in (block.norm_self, block.norm_cross, block.norm_mlp)
+            (norm.normalized_shape, norm.weight, norm.bias, norm.eps) for norm in (block.norm_self, block.norm_cross, block.norm_mlp)
         )
         self.key_value = own.key_value.weight
         linears = own.query, own.out, cross.query, cross.out, block.mlp[0], block.mlp[2]
@@ -34,13 +36,13 @@ class BlockStep:
     def __call__(self, x: Float[Tensor, "r d"], cache: KeyValueCache, context: KeyValues) -> Float[Tensor, "r d"]:
         """The block applied to the token that follows those in the cache; all of the context can be read."""
         r, d = x.shape
-        normed = F.layer_norm(x, (d,), *self.norm_self)
+        normed = torch.layer_norm(x, *self.norm_self)
         own = cache.append_stacked(F.linear(normed, self.key_value).view(r, 1, 2, self.heads, -1))
         read = F.scaled_dot_product_attention(F.linear(normed, *self.query).view(r, self.heads, 1, -1), *own)
         x = x + F.linear(read.view(r, d), *self.out)
-        normed = F.layer_norm(x, (d,), *self.norm_cross)
+        normed = torch.layer_norm(x, *self.norm_cross)
         queries = F.linear(normed, *self.query_cross).view(len(context.keys), -1, self.heads, d // self.heads)
         read = F.scaled_dot_product_attention(queries.transpose(1, 2), *context)
         x = x + F.linear(read.transpose(1, 2).reshape(r, d), *self.out_cross)
-        normed = F.layer_norm(x, (d,), *self.norm_mlp)
+        normed = torch.layer_norm(x, *self.norm_mlp)
         return x + F.linear(F.gelu(F.linear(normed, *self.up)), *self.down)
