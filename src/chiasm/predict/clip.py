@@ -142,7 +142,9 @@ class ClipPredictor(Predictor):
         """Each picture's labels, the best first."""
         return self.choose(self.embed_images(pictures), labels, self.embed_labels(labels, templates, truncate=truncate))
 
-    def choose(self, vectors: Vectors, labels: Sequence[str], label_vectors: Vectors) -> list[list[Guess]]:
+    def choose(
+        self, vectors: Vectors, labels: Sequence[str], label_vectors: Float[np.ndarray, "t e"]
+    ) -> list[list[Guess]]:
         """The same from vectors of pictures, and of labels by `embed_labels`."""
         cosines = vectors @ label_vectors.T
         logits = float(self.model.log_scale.detach().exp()) * cosines
