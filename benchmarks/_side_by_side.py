@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ def report(title: str, rows: list[dict[str, Any]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"title": title, "machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
     print(f"results    {path}")
+
+
+def held_bytes() -> int:
+    """The memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def apart(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
+    """The largest difference of gradients, relative to the largest value of the tensor."""
+    return max(((b - a).abs().max() / a.abs().max()).item() for a, b in zip(one, other, strict=True))
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _side_by_side import RESULTS, report
+from _side_by_side import RESULTS, apart, held_bytes, peak_bytes, report
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -77,8 +76,7 @@ def measure(name: str, size: int, chunk: int | None) -> dict[str, Any]:
     start, start_cpu = time.perf_counter(), time.process_time()
     gradients = run(name, inputs, ids, chunk)
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"s": seconds, "CPU s": cpu, "GiB": (peak - held) / 2**30, "gradients": gradients}
+    return {"s": seconds, "CPU s": cpu, "GiB": (peak_bytes() - held) / 2**30, "gradients": gradients}
 
 
 def drawn(name: str, size: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -95,11 +93,6 @@ def run(name: str, inputs: list[Tensor], ids: list[Tensor], chunk: int | None) -
     return torch.autograd.grad(LOSSES[name](*inputs, *ids, chunk=chunk), inputs)
 
 
-def held_bytes() -> int:
-    """The memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 def row_of(name: str, size: int, runs: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
     """Medians of both sides, and how far their gradients are apart, relative to the largest of each tensor."""
     plain, chunked = runs.pop(0, None), next(iter(runs.values()))
@@ -112,11 +105,6 @@ def row_of(name: str, size: int, runs: dict[int, list[dict[str, Any]]]) -> dict[
     if plain and not row["apart"] <= 1e-5:
         raise SystemExit(f"{name}: the gradients differ by {row['apart']:.2g}")
     return row
-
-
-def apart(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> float:
-    """The largest difference of gradients, relative to the largest value of the tensor."""
-    return max(((b - a).abs().max() / a.abs().max()).item() for a, b in zip(one, other, strict=True))
 
 
 if __name__ == "__main__":
