@@ -2,7 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from clip_files import write_clip
 
 LESSON = ("shapes", "--difficulty", "lesson", "--samples", "100", "--seed", "3")
 
@@ -43,3 +47,37 @@ def test_what_cannot_be_scored_is_told(words, told, run, ask):
     code, out, err = ask("evaluate", run, *words)
     assert (code, out) == (2, "")
     assert told in err
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """Pictures in a folder per kind and split: red ones and blue ones."""
+    folder = tmp_path_factory.mktemp("kinds")
+    for split, pictures in (("train", 6), ("test", 4)):
+        for kind, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+            (folder / split / kind).mkdir(parents=True)
+            for i in range(pictures):
+                noise = np.random.default_rng(i).integers(-30, 30, (16, 16, 3))
+                pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / kind / f"{split}{i}.png")
+    return folder
+
+
+def test_a_clip_is_scored_on_texts_labels_and_by_a_probe(kinds, ask, tmp_path):
+    clip = write_clip(tmp_path / "bundle")
+    templates = ("a {} circle", "a {} square")
+    words = ("evaluate", clip, kinds, "--out", tmp_path / "scores", "--templates", *templates)
+    code, out, err = ask(*words)
+    assert (code, err) == (0, "")
+    header, _, row = out.splitlines()[:3]
+    assert "image_to_text_r1" in header and "label_top1 | probe_top1 |" in header
+    assert row.startswith("| test | 8 | ") and row.endswith(
+        " 1.000 (1.000 to 1.000) |"
+    )  # the probe tells red from blue
+    told = json.loads((tmp_path / "scores/evaluation.json").read_text())["test"]
+    assert told["templates"] == list(templates)
+    files = {path.name for path in (tmp_path / "scores").iterdir()}
+    assert {"confusion-test.png", "retrieval-test.png", "gallery-test.png", "classes-test.csv"} <= files
+    assert (tmp_path / "scores/classes-test.csv").read_text().startswith("label,pictures,top1,low,high\nblue,4,")
+    code, _, err = ask("evaluate", clip, kinds, "--templates", "no place")
+    assert code == 2 and "'no place' needs one {}" in err

@@ -17,7 +17,7 @@ def classify(
     *,
     labels: tuple[str, ...] = (),
     labels_file: Path | None = None,
-    templates: tuple[str, ...] = ("{}",),
+    templates: tuple[str, ...] = (),
     truncate: bool = False,
     top: int = 3,
     json: bool = False,
@@ -33,7 +33,8 @@ def classify(
         pictures: files, folders (all pictures in them) or globs
         labels: the labels, each in quotes where it has spaces
         labels_file: a text file with a label per line, instead
-        templates: prompts with {} for the label, whose vectors are averaged, as "a photo of a {}"
+        templates: prompts with {} for the label, whose vectors are averaged, as "a photo of a {}" (the label alone where none
+            is given)
         truncate: cut prompts that are longer than the model's context
         top: how many labels to print per picture
         json: one JSON object per picture
@@ -49,7 +50,7 @@ def classify(
     if top < 1:
         raise UserError(f"--top is {top}", "It must be at least 1.")
     predictor = ClipPredictor.load(run)
-    vectors = predictor.embed_labels(labels, templates, truncate=truncate)
+    vectors = predictor.embed_labels(labels, templates or ("{}",), truncate=truncate)
     for paths, pixels in in_batches(predictor, find_pictures(pictures), "classifying"):
         guesses = predictor.choose(predictor.embed_pixels(pixels), labels, vectors)
         for path, ranked in zip(paths, guesses, strict=True):

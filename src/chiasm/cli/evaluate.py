@@ -24,7 +24,7 @@ def evaluate(
     mode: Literal["greedy", "beam"] = "greedy",
     beams: int = 4,
     length_penalty: float = 1.0,
-    templates: tuple[str, ...] = ("{}",),
+    templates: tuple[str, ...] = (),
     image_column: str | None = None,
     text_column: str | None = None,
     difficulty: Literal["lesson", "easy", "hard"] = "easy",
@@ -47,7 +47,8 @@ def evaluate(
         mode: how captions are written: greedy or beam
         beams: texts kept at each step of a beam search
         length_penalty: beam scores are divided by length to this power
-        templates: prompts with {} for a label, whose vectors are averaged, as "a photo of a {}"
+        templates: prompts with {} for a label, whose vectors are averaged, as "a photo of a {}" (the label alone where none
+            is given)
         image_column: the column that holds the pictures or their paths, where guessing fails
         text_column: the column that holds the captions, where guessing fails
         difficulty: of the built-in shapes
@@ -60,7 +61,8 @@ def evaluate(
     predictor = load(run)
     splits = split or source.test_splits or list(source.splits)
     config = configs.from_dict(GenerateConfig, {"mode": mode, "beams": beams, "length_penalty": length_penalty})
-    results = score(predictor, source, splits, config, templates=templates, max_broken_share=max_broken_share)
+    prompts = templates or ("{}",)
+    results = score(predictor, source, splits, config, templates=prompts, max_broken_share=max_broken_share)
     if not results:
         raise UserError(f"{data} has no pictures in {', '.join(splits)}", source.understood)
     print(scores_table(results))
