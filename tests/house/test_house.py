@@ -29,9 +29,10 @@ def test_files_fit_a_reader(path):
         assert ast.get_docstring(ast.parse("\n".join(lines))), "the first line says what a file is for"
 
 
-def test_only_train_names_lightning():
-    naming = [p for p in SOURCES if re.search(r"^\s*(import|from) lightning", p.read_text(encoding="utf-8"), re.M)]
-    assert {p.parent.name for p in naming} == {"train"}
+@pytest.mark.parametrize(("library", "room"), [("lightning", "train"), ("lancedb", "index")])
+def test_only_one_room_names_a_library(library, room):
+    naming = [p for p in SOURCES if re.search(rf"^\s*(import|from) {library}", p.read_text(encoding="utf-8"), re.M)]
+    assert {p.parent.name for p in naming} == {room}
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def emoji():
 
 @pytest.fixture(scope="session")
 def imagenet():
-    return configs.override(bring_vision("py:py_encoders:efficientnet"), {"size": "[96,96]"})
+    return configs.override(bring_vision("py:imagenet_tower:efficientnet"), {"size": "[96,96]"})
 
 
 def test_imagenet_features_know_an_emoji_in_another_style_and_its_class(imagenet, emoji):

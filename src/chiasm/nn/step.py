@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +24,8 @@ class BlockStep:
         own, cross = block.attend_self, block.attend_cross
         self.heads = own.heads
         self.norm_self, self.norm_cross, self.norm_mlp = (
-            (norm.normalized_shape, norm.weight, norm.bias, norm.eps) for norm in (block.norm_self, block.norm_cross, block.norm_mlp)
+            (norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+            for norm in (block.norm_self, block.norm_cross, block.norm_mlp)
         )
         self.key_value = own.key_value.weight
         linears = own.query, own.out, cross.query, cross.out, block.mlp[0], block.mlp[2]
