@@ -71,9 +71,8 @@ def test_a_clip_is_scored_on_texts_labels_and_by_a_probe(kinds, ask, tmp_path):
     assert (code, err) == (0, "")
     header, _, row = out.splitlines()[:3]
     assert "image_to_text_r1" in header and "label_top1 | probe_top1 |" in header
-    assert row.startswith("| test | 8 | ") and row.endswith(
-        " 1.000 (1.000 to 1.000) |"
-    )  # the probe tells red from blue
+    assert row.startswith("| test | 8 | ")
+    assert row.endswith(" 1.000 (1.000 to 1.000) |")  # the probe tells red from blue
     told = json.loads((tmp_path / "scores/evaluation.json").read_text())["test"]
     assert told["templates"] == list(templates)
     files = {path.name for path in (tmp_path / "scores").iterdir()}

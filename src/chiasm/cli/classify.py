@@ -33,8 +33,8 @@ def classify(
         pictures: files, folders (all pictures in them) or globs
         labels: the labels, each in quotes where it has spaces
         labels_file: a text file with a label per line, instead
-        templates: prompts with {} for the label, whose vectors are averaged, as "a photo of a {}" (the label alone where none
-            is given)
+        templates: prompts with {} for the label, whose vectors are averaged, as "a photo of a {}"; the label alone
+            where none is given
         truncate: cut prompts that are longer than the model's context
         top: how many labels to print per picture
         json: one JSON object per picture

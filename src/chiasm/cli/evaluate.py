@@ -47,8 +47,8 @@ def evaluate(
         mode: how captions are written: greedy or beam
         beams: texts kept at each step of a beam search
         length_penalty: beam scores are divided by length to this power
-        templates: prompts with {} for a label, whose vectors are averaged, as "a photo of a {}" (the label alone where none
-            is given)
+        templates: prompts with {} for a label, whose vectors are averaged, as "a photo of a {}"; the label alone where
+            none is given
         image_column: the column that holds the pictures or their paths, where guessing fails
         text_column: the column that holds the captions, where guessing fails
         difficulty: of the built-in shapes

@@ -25,7 +25,9 @@ def find_pictures(words: Sequence[str]) -> list[Path]:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
             if not inside:
-                raise UserError(f"The folder {word} holds no pictures", f"Known: {', '.join(PICTURE_SUFFIXES)}.")
+                raise UserError(
+                    f"The folder {word} holds no pictures", f"Known: {', '.join(sorted(PICTURE_SUFFIXES))}."
+                )
             found += inside
         elif path.exists():
             found.append(path)
