@@ -193,7 +193,7 @@ def test_settings_that_make_no_sense(name, value):
 def no_figures():
     """Drawing takes longer than these runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrastive, "gallery_figure", lambda *_, **__: None)
+        patch.setattr(contrastive, "draw_clip", lambda *_, **__: None)
         patch.setattr(outcome, "curves_figure", lambda *_, **__: None)
         yield
 

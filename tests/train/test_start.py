@@ -24,7 +24,7 @@ from published_files import write_clip
 def no_figures():
     """Drawing takes longer than these runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrastive, "gallery_figure", lambda *_, **__: None)
+        patch.setattr(contrastive, "draw_clip", lambda *_, **__: None)
         patch.setattr(outcome, "curves_figure", lambda *_, **__: None)
         yield
 
