@@ -23,9 +23,10 @@ def test_what_adds_to_the_residual_stream_starts_smaller_the_deeper_the_model(de
     torch.manual_seed(0)
     model = Sizes()
     init_weights(model, depth)
-    block, small = model.block, 0.02 / (2 * depth) ** 0.5
-    for weight in (block.attend_self.query, block.attend_self.key_value, block.attend_cross.query, block.mlp[0]):
-        assert weight.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    block, small = model.block, 64**-0.5 / (2 * depth) ** 0.5
+    for weight in (block.attend_self.query, block.attend_self.key_value, block.attend_cross.query):
+        assert weight.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
+    assert block.mlp[0].weight.std().item() == pytest.approx(128**-0.5, rel=0.05)
     for weight in (block.attend_self.out, block.attend_cross.out, block.mlp[2]):
         assert weight.weight.std().item() == pytest.approx(small, rel=0.05)
     assert model.table.weight.std().item() == pytest.approx(0.02, rel=0.05)

@@ -105,7 +105,6 @@ class TextEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         init_weights(self, config.depth)
-        self._spread_weights()
 
     def forward(self, ids: Int[Tensor, "b l"]) -> Encoded:
         """Tokens, and as `pooled` the vector at EOT, the mean, or the last; ValueError for a text without EOT.
@@ -129,18 +128,6 @@ class TextEncoder(nn.Module):
             weights = keep.to(x.dtype)[..., None]
             return Encoded(tokens=x, keep=keep, pooled=(x * weights).sum(1) / weights.sum(1))
         return Encoded(tokens=x, keep=keep, pooled=x[torch.arange(len(x), device=x.device), places])
-
-    @torch.no_grad()
-    def _spread_weights(self) -> None:
-        """Start the blocks at CLIP's scales, which go by width: at 0.02, small encoders' texts look alike for long."""
-        width, residual = self.config.width, (2 * self.config.depth) ** -0.5
-        for block in cast("Sequence[Block]", self.blocks):
-            for linear in (block.attend_self.query, block.attend_self.key_value):
-                nn.init.normal_(linear.weight, std=width**-0.5)
-            widen, narrow = cast("list[nn.Linear]", [block.mlp[0], block.mlp[2]])
-            nn.init.normal_(widen.weight, std=(2 * width) ** -0.5)
-            for linear in (block.attend_self.out, narrow):
-                nn.init.normal_(linear.weight, std=width**-0.5 * residual)
 
     def _filled(
         self, ids: Int[Tensor, "b l"], keep: Bool[Tensor, "b l"]

@@ -13,7 +13,11 @@ DECAYING = (nn.Linear, nn.Conv2d, nn.Embedding)
 
 
 def init_weights(model: nn.Module, depth: int) -> None:
-    """Normal of std 0.02, zero biases; what adds to the residual stream is scaled by 1/sqrt(2 depth) (GPT-2)."""
+    """CLIP's scales (2103.00020): attention's weights by 1/sqrt(width), the MLP's first by 1/sqrt(2 width).
+
+    What adds to the residual stream is scaled by 1/sqrt(2 depth) (GPT-2); tables have std 0.02, biases are zero. At a
+    fixed 0.02, which suits widths near 1,000, small encoders' outputs look alike for long.
+    """
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.trunc_normal_(module.weight, std=0.02)
@@ -21,11 +25,17 @@ def init_weights(model: nn.Module, depth: int) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
             nn.init.zeros_(module.bias)
+    residual = (2 * max(1, depth)) ** -0.5
     for module in model.modules():
         if isinstance(module, Attention):
-            module.out.weight.data.mul_((2 * depth) ** -0.5)
+            width = module.query.in_features
+            nn.init.normal_(module.query.weight, std=width**-0.5)
+            nn.init.normal_(module.key_value.weight, std=module.key_value.in_features**-0.5)
+            nn.init.normal_(module.out.weight, std=width**-0.5 * residual)
         elif isinstance(module, FeedForward):
-            cast(nn.Linear, module[2]).weight.data.mul_((2 * depth) ** -0.5)
+            widen, narrow = cast("tuple[nn.Linear, nn.Linear]", (module[0], module[2]))
+            nn.init.normal_(widen.weight, std=(2 * widen.in_features) ** -0.5)
+            nn.init.normal_(narrow.weight, std=widen.in_features**-0.5 * residual)
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
