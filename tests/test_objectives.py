@@ -241,7 +241,7 @@ def test_findings_name_floor_scale_and_clamp(make_clip):
     told = Contrastive().findings(model, [row(0.3, 0.1), row(0.4, 0.2)])
     assert told == [
         "the training loss ended at 0.350; 4.159 would be chance",
-        "the loss can not go below 0.150 here: equal texts or pictures in a batch",
+        "the loss cannot go below 0.150 here: equal texts or pictures in a batch",
         "the scale of similarities ended at 14.3",
     ]
     model.log_scale.data.fill_(math.log(100))

@@ -170,7 +170,7 @@ class Contrastive(Objective):
         loss, floor = _mean(rows, "loss"), _mean(rows, "floor")
         told = [f"the training loss ended at {loss:.3f}; {_mean(rows, 'chance'):.3f} would be chance"]
         if floor > 0:
-            told.append(f"the loss can not go below {floor:.3f} here: equal texts or pictures in a batch")
+            told.append(f"the loss cannot go below {floor:.3f} here: equal texts or pictures in a batch")
         scale = float(model.log_scale.detach().exp())
         clamped = model.bias is None and float(model.log_scale.detach()) > MAX_LOG_SCALE - 0.01
         told.append(f"the scale of similarities ended at {scale:.1f}{', at its clamp' if clamped else ''}")

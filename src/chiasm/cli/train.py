@@ -17,6 +17,9 @@ from chiasm.models.presets import captioner_preset, clip_preset
 from chiasm.train.config import DataConfig, RunConfig, TokenizerConfig
 from chiasm.train.finetune import Tune
 
+DRAWN = "gallery-*.png", "retrieval-*.png", "confusion-*.png", "calibration.png"
+"""Pictures that a run leaves, but for the curves."""
+
 
 def train(
     model: Literal["captioner", "clip"],
@@ -147,7 +150,7 @@ def _where_to_look(settings: RunConfig, out: Path) -> str:
     lines = [
         ("model", str(out / "bundle")),
         *(("told", str(out / name)) for name in ("captions.jsonl", "retrieval.jsonl") if (out / name).exists()),
-        *(("pictures", str(path)) for path in sorted(out.glob("gallery-*.png"))),
+        *(("pictures", str(path)) for path in sorted(path for name in DRAWN for path in out.glob(name))),
         *(("attention", str(path) + "/") for path in sorted(out.glob("attention-*"))),
         ("curves", str(out / "curves.png")),
         *(("" if row else "next", command) for row, command in enumerate(following)),

@@ -170,7 +170,7 @@ def _too_long(examples: Sequence[Example], texts: Sequence[str], tokenizer: Toke
     shown = text if len(text) <= 80 else f"{text[:80]}..."
     return UserError(
         f"The text of {key} has {length} tokens, more than the context of {context}: {shown!r}",
-        "Cut such texts with --truncate, or train with a longer context.",
+        "Cut such texts with --set data.truncate=true, or train with a longer context.",
     )
 
 
