@@ -31,18 +31,19 @@ POOLS = {"captioner": ("none", "cls"), "clip": ("mean", "cls", "attention")}
 """The first of each is what the others are compared with."""
 SCORES = {"captioner": "exact_match", "clip": "all_texts_r1"}
 TESTS = {"shapes": "test-combinations", "emoji": "test-style"}
-EPOCHS = {"shapes": 4.0, "emoji": 12.0}
+EPOCHS = {"shapes": 2.5, "emoji": 7.0}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3, help="seeds (default: 3)")
+    parser.add_argument("--data", nargs="+", choices=TESTS, default=list(TESTS), help="which data (default: both)")
     parser.add_argument("--toy", action="store_true", help="a few steps on the shapes, to see that it runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "pooling.json")
     args = parser.parse_args()
     arms = [
         (data, model, pool)
-        for data in (("shapes",) if args.toy else TESTS)
+        for data in (("shapes",) if args.toy else args.data)
         for model, pools in POOLS.items()
         for pool in pools
     ]

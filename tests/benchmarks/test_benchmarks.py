@@ -40,3 +40,29 @@ def test_generation(results):
     ]
     assert all(row["written"] == row["limit"] for row in rows if row["tokens"] == "all steps")
     assert all(row["ratio"] > 0 for row in rows)
+
+
+def test_search(results):
+    (row,) = results("search.py")
+    assert row["recall@10"] >= 0.95
+
+
+def test_contrastive(results):
+    rows = results("contrastive.py")
+    assert [row["loss"] for row in rows] == ["InfoNCE", "sigmoid"]
+    assert all(row["apart"] <= 1e-5 for row in rows)
+
+
+def test_gradcache(results):
+    rows = results("gradcache.py")
+    assert [row["parts"] for row in rows] == [1, 1, 4, 8]
+    assert rows[2]["gradients apart"] <= 1e-4
+
+
+@pytest.mark.slow
+def test_pooling(results):
+    rows = results("pooling.py")
+    assert [(row["model"], row["pool"]) for row in rows] == [
+        ("captioner", "none"), ("captioner", "cls"), ("clip", "mean"), ("clip", "cls"), ("clip", "attention")
+    ]  # fmt: skip
+    assert all(len(row["seeds"]) == 1 for row in rows)
