@@ -182,7 +182,7 @@ def test_broken_pictures_never_appear_and_their_texts_need_not_fit(make):
 def test_a_text_that_is_too_long_is_named_or_truncated(make):
     long = Example(image=array(0), texts=("a dog", "a dog in the snow"), key="long one")
     examples = [*EXAMPLES, long]
-    with pytest.raises(UserError, match="data.truncate=true") as raised:
+    with pytest.raises(UserError, match=r"data\.truncate=true") as raised:
         make([long], context=6)
     for part in ("long one", "'a dog in the snow'", "7 tokens", "context of 6"):
         assert part in str(raised.value)
