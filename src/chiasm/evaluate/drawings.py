@@ -52,7 +52,7 @@ def _gallery(pictures: Pictures, told: Sequence[Found], path: Path) -> None:
 
 def _corrected(item: Found) -> str:
     """What was found, then the own text and at which place it came."""
-    return item.found if item.rank is None else f"{item.found}\n({item.texts[0]}: {item.rank:.0f}.)"
+    return item.found if item.rank is None else f"{item.found}\n({item.texts[0]}: rank {item.rank:.0f})"
 
 
 __all__ = ["draw_calibration", "draw_clip"]
