@@ -25,7 +25,7 @@ def model(request, make_captioner):
 @pytest.fixture
 def lively(make_captioner):
     """A model whose texts differ between pictures, in length too: the picture is loud, and words do not echo."""
-    model = make_captioner(seed=4)
+    model = make_captioner(seed=0)
     model.decoder.norm.weight.data.normal_()
     for block in model.decoder.blocks:
         block.attend_cross.out.weight.data.mul_(6)

@@ -100,6 +100,7 @@ def forbid(
 @lru_cache(maxsize=64)
 def _never(rules: TextRules, vocabulary: int, early: bool, device: torch.device) -> Bool[Tensor, " v"]:
     """True at the ids that no text holds, and at EOT where it is too early; made once, not at every step."""
-    never = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-    never[[*rules.unwritten, rules.eot] if early else rules.unwritten] = True
+    with torch.inference_mode(False):  # it outlives the mode in which it is first asked for
+        never = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+        never[[*rules.unwritten, rules.eot] if early else rules.unwritten] = True
     return never
