@@ -154,8 +154,9 @@ def test_a_signal_saves_and_says_how_to_go_on(number, program, settings, undistu
 
 def test_a_second_interrupt_ends_at_once(settings, tmp_path, capsys):
     def interrupt_twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # two at once may arrive as one
         raise AssertionError("the step went on")
 
     file = tmp_path / "settings.json"
