@@ -101,13 +101,20 @@ def save(config: Any, path: Path) -> None:
 
 def load(kind: type[C], path: Path) -> C:
     """Read what `save` wrote."""
+    return from_dict(kind, read_json(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file with one JSON object; UserError where it is missing, damaged, or holds something else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"There is no {path}", "Check the path.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not JSON: {error}", "It may be cut off; restore it from a copy.") from error
-    return from_dict(kind, data)
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no JSON object", "Restore it from a copy.")
+    return data
 
 
 def _fields(kind: type) -> list[dataclasses.Field[Any]]:

@@ -29,9 +29,8 @@ Rows = Sequence[Mapping[str, float | None]]
 class Objective(ABC):
     """What a training step and a validation know of a task."""
 
-    headline: ClassVar[str]
-    """The loss that validation follows, and its unit in words."""
     unit: ClassVar[str]
+    """What validation follows, and in what it is measured, in words."""
     columns: ClassVar[tuple[str, ...]]
     """What `backward` reports beside `loss`."""
 
@@ -41,7 +40,7 @@ class Objective(ABC):
 
     @abstractmethod
     def validate(self, model: Any, batch: Batch) -> tuple[float, int]:
-        """The headline loss summed over the batch, and over how many terms."""
+        """The loss that validation follows, in nats, summed over the batch, and over how many terms."""
 
     def after_step(self, model: Any) -> None:  # noqa: B027 - most weights may be anything
         """What must hold of the weights after every optimizer step."""
@@ -63,7 +62,6 @@ class Captioning(Objective):
     """
 
     label_smoothing: float = 0.0
-    headline: ClassVar[str] = "token_loss"
     unit: ClassVar[str] = "loss per token, nats"
     columns: ClassVar[tuple[str, ...]] = ("token_loss",)
 
@@ -105,7 +103,6 @@ class Contrastive(Objective):
     parts is still one batch: embeddings are computed twice, by part, and the loss once over all (2101.06983).
     """
 
-    headline: ClassVar[str] = "excess_loss"
     unit: ClassVar[str] = "loss above its floor, nats"
     columns: ClassVar[tuple[str, ...]] = ("excess_loss", "floor", "chance", "scale")
 

@@ -269,7 +269,7 @@ def test_what_no_folder_can_give(shelf, sentences, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no text encoder from transformers"):
         bring_text("py:py_encoders:vector")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="cannot be fetched"):
+    with pytest.raises(UserError, match="the Hub gave none"):
         bring_vision("hf:nobody/nothing")
 
 

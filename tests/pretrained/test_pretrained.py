@@ -100,7 +100,7 @@ def test_settings_of_older_files_mean_the_same(folder):
     (folder / "processor_config.json").write_text(json.dumps(whole))
     assert load_pretrained(folder)[2] == expected
     (folder / "processor_config.json").unlink()
-    with pytest.raises(UserError, match=r"preprocessor_config.json cannot be read"):
+    with pytest.raises(UserError, match=r"There is no .*preprocessor_config\.json"):
         load_pretrained(folder)
 
 
@@ -126,7 +126,7 @@ def test_pickles_are_never_opened(folder):
 def test_missing_and_damaged_files_are_named(folder, file):
     path = folder / file
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=rf"{file} (cannot be read|is damaged)"):
+    with pytest.raises(UserError, match=rf"{file} (cannot be read|is damaged|is not JSON)"):
         load_pretrained(folder)
     path.unlink()
     with pytest.raises(UserError, match=r"config.json|tokenizer.json|safetensors"):

@@ -20,7 +20,8 @@ import torch
 from chiasm import cli
 from chiasm import config as configs
 from chiasm.errors import UserError
-from chiasm.train import callbacks, captioning, outcome
+from chiasm.evaluate import drawings
+from chiasm.train import callbacks, outcome
 from chiasm.train.callbacks import read_metrics
 from chiasm.train.engine import Engine
 from chiasm.train.run import train
@@ -37,8 +38,8 @@ def no_figures():
     """Drawing takes longer than these runs."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (captioning, "attention_figure"),
-            (captioning, "gallery_figure"),
+            (drawings, "attention_figure"),
+            (drawings, "gallery_figure"),
             (outcome, "curves_figure"),
         ):
             patch.setattr(module, name, lambda *_, **__: None)
@@ -161,8 +162,12 @@ def test_a_second_interrupt_ends_at_once(settings, tmp_path, capsys):
 
     file = tmp_path / "settings.json"
     configs.save(settings(), file)
-    with during_step(2, interrupt_twice):
-        assert cli.main(["train", "captioner", "--config", str(file), "--out", str(tmp_path / "run")]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background jobs ignore it
+    try:
+        with during_step(2, interrupt_twice):
+            assert cli.main(["train", "captioner", "--config", str(file), "--out", str(tmp_path / "run")]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "interrupted\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from chiasm import config as configs
 from chiasm.errors import UserError
+from chiasm.evaluate import drawings
 from chiasm.predict import CaptionPredictor
 from chiasm.train import callbacks, captioning, outcome
 from chiasm.train import run as run_module
@@ -28,7 +29,7 @@ PLAIN = {"label_smoothing": 0.0, "ema_decay": 0.0, "augment": None}
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing takes longer than these runs."""
-    for module, name in ((captioning, "attention_figure"), (captioning, "gallery_figure"), (outcome, "curves_figure")):
+    for module, name in ((drawings, "attention_figure"), (drawings, "gallery_figure"), (outcome, "curves_figure")):
         monkeypatch.setattr(module, name, lambda *_, **__: None)
 
 

@@ -8,10 +8,10 @@ from typing import Literal
 from chiasm import config as configs
 from chiasm.data.shapes import ShapesConfig
 from chiasm.errors import UserError
-from chiasm.evaluate import TOLD, draw_clip, scores_table, write_results
+from chiasm.evaluate import TOLD, draw_captions, draw_clip, scores_table, write_results
 from chiasm.evaluate import evaluate as score
 from chiasm.generate import GenerateConfig
-from chiasm.predict import ClipPredictor, load
+from chiasm.predict import CaptionPredictor, load
 from chiasm.train.config import DataConfig
 
 
@@ -37,7 +37,7 @@ def evaluate(
     A captioner: exact match, BLEU, ROUGE-L, CIDEr-D, loss, and its rise with wrong pictures. A Clip: retrieval both
     ways and, where pictures have labels, prompt classification, and a linear probe of the vectors if some of them are
     in a train split. Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md, as JSON lines what
-    the model said of every picture, and, for a Clip, drawings and scores by label.
+    the model said of every picture, drawings, and scores by label where there are some.
 
     Args:
         run: the folder of a run or a bundle
@@ -69,7 +69,9 @@ def evaluate(
     if out is not None:
         told = TOLD[type(predictor)]
         write_results(results, out, told)
-        if isinstance(predictor, ClipPredictor):
+        if isinstance(predictor, CaptionPredictor):
+            draw_captions(predictor, source, results, out)
+        else:
             draw_clip(predictor, source, results, out)
         print(f"\nresults    {out / 'evaluation.json'}\ntold       {out / told}")
     return 0

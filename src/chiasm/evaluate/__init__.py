@@ -10,7 +10,7 @@ from chiasm.data.source import Source
 from chiasm.evaluate.captioner import Told, evaluate_captioner
 from chiasm.evaluate.clip import Found, calibrate, evaluate_clip
 from chiasm.evaluate.common import Estimate, SplitScores, scores_table, write_results
-from chiasm.evaluate.drawings import draw_calibration, draw_clip
+from chiasm.evaluate.drawings import draw_calibration, draw_captions, draw_clip
 from chiasm.evaluate.things import things
 from chiasm.generate import GenerateConfig
 from chiasm.predict import CaptionPredictor, ClipPredictor
@@ -52,6 +52,7 @@ __all__ = [
     "Told",
     "calibrate",
     "draw_calibration",
+    "draw_captions",
     "draw_clip",
     "evaluate",
     "evaluate_captioner",

@@ -1,28 +1,53 @@
-"""Pictures of what a dual encoder found: galleries, searches, confusions, and what its cosines mean."""
+"""Pictures of what models said and found: galleries, where they looked, searches, confusions, what cosines mean."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from chiasm.data.cache import Pictures
 from chiasm.data.source import Source
+from chiasm.evaluate.captioner import Told
 from chiasm.evaluate.clip import Found
 from chiasm.evaluate.common import SplitScores, readable
-from chiasm.figures import calibration_figure, confusion_figure, gallery_figure, retrieval_figure
+from chiasm.figures import attention_figure, calibration_figure, confusion_figure, gallery_figure, retrieval_figure
+from chiasm.generate import GenerateConfig
 from chiasm.metrics.calibration import Calibration
-from chiasm.predict import ClipPredictor
+from chiasm.predict import CaptionPredictor, ClipPredictor, Pixels
 
 GALLERY = 40
+LOOKED_AT = 4
+
+
+def draw_captions(predictor: CaptionPredictor, source: Source, results: Sequence[SplitScores], folder: Path) -> None:
+    """For each split `gallery-SPLIT.png`, and `attention-SPLIT/` for a few of its pictures, right captions first."""
+    for result in results:
+        _, pictures = readable(source, result.split, predictor.preprocess, 1.0)
+        places = _spread(len(result.told))
+        told: list[Told] = [result.told[place] for place in places]
+        pixels = pictures.pixels_of(pictures.good[places])
+        right = [item.caption in item.texts for item in told]
+        texts = [t.caption if r else f"{t.caption}\n({t.texts[0]})" for t, r in zip(told, right, strict=True)]
+        _gallery(pixels, texts, right, folder / f"gallery-{result.split}.png")
+        chosen = sorted(range(len(told)), key=lambda place: (not right[place], place))[:LOOKED_AT]
+        for caption, place in zip(predictor.caption_pixels(pixels[chosen], GenerateConfig()), chosen, strict=True):
+            words = [word for word, _ in caption.tokens]
+            maps = predictor.attention(pixels[place : place + 1], caption)
+            name = re.sub(r"[^\w.-]+", "-", told[place].key)
+            attention_figure(pixels[place], words, maps, folder / f"attention-{result.split}" / f"{name}.png")
 
 
 def draw_clip(predictor: ClipPredictor, source: Source, results: Sequence[SplitScores], folder: Path) -> None:
     """For each split `gallery-SPLIT.png`, `retrieval-SPLIT.png`, and `confusion-SPLIT.png` where there are labels."""
     for result in results:
         _, pictures = readable(source, result.split, predictor.preprocess, 1.0)
-        _gallery(pictures, result.told, folder / f"gallery-{result.split}.png")
+        places = _spread(len(result.told))
+        found: list[Found] = [result.told[place] for place in places]
+        own = [item.found in item.texts for item in found]
+        texts = [item.found if r else _corrected(item) for item, r in zip(found, own, strict=True)]
+        _gallery(pictures.pixels_of(pictures.good[places]), texts, own, folder / f"gallery-{result.split}.png")
         hits = [list(pictures.pixels_of(pictures.good[list(search.places)])) for search in result.searches]
         right = [search.right for search in result.searches]
         retrieval_figure([s.text for s in result.searches], hits, right, folder / f"retrieval-{result.split}.png")
@@ -40,14 +65,14 @@ def draw_calibration(calibration: Calibration, path: Path) -> None:
     calibration_figure(cosines, *shares, probability, path, threshold=calibration.threshold(0.05))
 
 
-def _gallery(pictures: Pictures, told: Sequence[Found], path: Path) -> None:
-    """Pictures from all over the split with the text found for each, right ones green."""
-    places = list(range(0, len(told), max(1, len(told) // GALLERY)))[:GALLERY]
-    chosen = [told[place] for place in places]
-    right = [item.found in item.texts for item in chosen]
-    texts = [item.found if r else _corrected(item) for item, r in zip(chosen, right, strict=True)]
-    colours = ["darkgreen" if r else "firebrick" for r in right]
-    gallery_figure(list(pictures.pixels_of(pictures.good[places])), texts, path, colours=colours)
+def _spread(count: int) -> list[int]:
+    """Places from all over a split."""
+    return list(range(0, count, max(1, count // GALLERY)))[:GALLERY]
+
+
+def _gallery(pixels: Pixels, texts: Sequence[str], right: Sequence[bool], path: Path) -> None:
+    """Pictures with what was said of each, right ones green."""
+    gallery_figure(list(pixels), texts, path, colours=["darkgreen" if r else "firebrick" for r in right])
 
 
 def _corrected(item: Found) -> str:
@@ -55,4 +80,4 @@ def _corrected(item: Found) -> str:
     return item.found if item.rank is None else f"{item.found}\n({item.texts[0]}: rank {item.rank:.0f})"
 
 
-__all__ = ["draw_calibration", "draw_clip"]
+__all__ = ["draw_calibration", "draw_captions", "draw_clip"]

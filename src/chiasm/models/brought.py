@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from chiasm.config import read_json
 from chiasm.errors import UserError
+from chiasm.hub import find
 from chiasm.models.adapted import ModuleVisionConfig, as_tokens, make_module, pool_tokens, text_keep
 from chiasm.models.language import TextRules
 from chiasm.text import Tokenizer
@@ -117,7 +119,7 @@ def bring_vision(word: str) -> HfVisionConfig | ModuleVisionConfig:
         out = _tried(word, make_module(source).eval(), torch.zeros(1, 3, 224, 224))
         return ModuleVisionConfig(factory=source, width=as_tokens(out).shape[-1])
     model, config, missing = _from_source(source, "vision_config")
-    size = _trained_size(source_folder(source), config)
+    size = _trained_size(find(source), config)
     told = _tried(word, model, pixel_values=torch.zeros(1, 3, *size))
     pool = "mean" if told.last_hidden_state.ndim == 4 else "cls"
     if told.get("pooler_output") is not None and not missing:
@@ -136,20 +138,14 @@ def bring_text(word: str) -> HfTextConfig:
     if kind == "py":
         raise UserError(f"{word!r} is no text encoder from transformers", "Write hf:FOLDER_OR_ID; a module of your own "
                         "goes in from Python, by Clip.from_parts.")  # fmt: skip
-    folder = source_folder(source)
+    folder = find(source)
     tokenizer = Tokenizer.adopt(folder)
     model, config, missing = _from_source(source, "text_config")
     ids = torch.tensor([[tokenizer.eot]])
     told = _tried(word, model, input_ids=ids, attention_mask=torch.ones_like(ids))
-    published_pair = "text_config" in _read_json(folder / "config.json")
+    published_pair = "text_config" in read_json(folder / "config.json")
     pool = "own" if published_pair and not missing else _sentence_pool(folder)
-    rules = TextRules(
-        pad=tokenizer.pad,
-        bos=tokenizer.bos,
-        eot=tokenizer.eot,
-        unk=tokenizer.unk,
-        context=min(config.get("max_position_embeddings", CONTEXT), CONTEXT),
-    )
+    rules = TextRules.of(tokenizer, min(config.get("max_position_embeddings", CONTEXT), CONTEXT))
     return HfTextConfig(
         source=source,
         config=config,
@@ -162,7 +158,7 @@ def bring_text(word: str) -> HfTextConfig:
 
 def tokenizer_of(config: HfTextConfig) -> Tokenizer:
     """The tokenizer that the encoder was trained with, from its source."""
-    return Tokenizer.adopt(source_folder(config.source))
+    return Tokenizer.adopt(find(config.source))
 
 
 def load_sources(model: nn.Module) -> None:
@@ -180,20 +176,6 @@ def load_sources(model: nn.Module) -> None:
             tower.model.load_state_dict(found.state_dict())
 
 
-def source_folder(source: str) -> Path:
-    """The folder of a source; a Hub id is fetched. UserError where it is neither."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # as many kinds as there are ways in which a network fails
-        raise UserError(
-            f"{source} is no folder, and cannot be fetched as a Hub id: {error}", "Check the path."
-        ) from error
-
-
 def _kind(word: str) -> tuple[str, str]:
     kind, colon, source = word.partition(":")
     if not colon or kind not in ("hf", "py") or not source:
@@ -203,7 +185,7 @@ def _kind(word: str) -> tuple[str, str]:
 
 def _from_source(source: str, part: str) -> tuple[nn.Module, dict[str, Any], list[str]]:
     """The model in a folder (its `part`, where it is a pair), its configuration, and the tensors its pooler lacks."""
-    folder = source_folder(source)
+    folder = find(source)
     with _transformers() as transformers:
         try:
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -265,7 +247,7 @@ def _trained_size(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
     """The pictures' height and width: of the model, or else of its preprocessing, or else 224 pixels."""
     size, file = config.get("image_size"), folder / "preprocessor_config.json"
     if size is None and file.exists():
-        processor = _read_json(file)
+        processor = read_json(file)
         size = processor.get("crop_size") or processor.get("size")
     if isinstance(size, dict):
         size = [size["height"], size["width"]] if "height" in size else size.get("shortest_edge")
@@ -274,14 +256,7 @@ def _trained_size(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
 
 def _sentence_pool(folder: Path) -> Literal["cls", "mean"]:
     file = folder / "1_Pooling" / "config.json"
-    return "cls" if file.exists() and _read_json(file).get("pooling_mode_cls_token") else "mean"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}", "Restore it from a copy.") from error
+    return "cls" if file.exists() and read_json(file).get("pooling_mode_cls_token") else "mean"
 
 
 def _first_line(error: Exception) -> str:
@@ -296,6 +271,5 @@ __all__ = [
     "bring_text",
     "bring_vision",
     "load_sources",
-    "source_folder",
     "tokenizer_of",
 ]

@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chiasm.bundle import check_fit, fill, own_tensors
+from chiasm.config import read_json
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
+from chiasm.hub import find
 from chiasm.models import Clip, ClipConfig
 from chiasm.models.language import TextRules
-from chiasm.pretrained.files import find, read_json, read_weights
+from chiasm.pretrained.files import read_weights
 from chiasm.pretrained.huggingface import clip_config, clip_rules, describe
 from chiasm.pretrained.openclip import openclip_config, openclip_rules
 from chiasm.pretrained.preprocess import describe_processor, read_openclip, read_processor

@@ -1,55 +1,16 @@
-"""The files of published weights: found in a folder or fetched from the Hub, and read; pickles are refused."""
+"""The tensors of published weights: safetensors, whole or in shards; pickles are refused."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from chiasm.bundle import read_tensors
+from chiasm.config import read_json
 from chiasm.errors import UserError
-from chiasm.progress import track, waiting
-
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-CONVERT = (
-    "Unpickling runs whatever code the file holds. Convert it where you trust it: with transformers, "
-    "from_pretrained(...).save_pretrained(folder, safe_serialization=True), or safetensors.torch.save_file."
-)
-
-
-def find(source: str | Path) -> Path:
-    """The folder of that name, or a copy of the repository of the Hub that has it; UserError where there is neither."""
-    path = Path(source)
-    if path.is_dir():
-        return path
-    if path.suffix in PICKLES:
-        raise UserError(f"{source} is a pickle, which chiasm does not open", CONVERT)
-    if path.exists():
-        raise UserError(f"{source} is a file", "Name the folder that holds the weights and their config.json.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        with waiting(f"fetching {source}"):
-            return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, ValueError) as error:  # no connection, no such repository, no name of one
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"There is no folder {source}, and the Hub gave none: {reason}",
-            "Check the name and the connection; on a machine without one, copy the folder there first.",
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file with one JSON object."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}", "It may be cut off; restore it from a copy.") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} holds no JSON object", "Restore it from a copy.")
-    return data
+from chiasm.hub import CONVERT, PICKLES
+from chiasm.progress import track
 
 
 def read_weights(folder: Path, *stems: str) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from jaxtyping import Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+from chiasm.config import read_json
 from chiasm.errors import UserError
 
 PAD, BOS, EOT, UNK = 0, 1, 2, 3
@@ -239,10 +240,7 @@ def _special_names(folder: Path) -> dict[str, str]:
     for path in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
         if not path.exists():
             continue
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON: {error}", "Restore it from a copy.") from error
+        told = read_json(path)
         for role, token in told.items():
             content = token.get("content") if isinstance(token, dict) else token
             if role.endswith("_token") and isinstance(content, str):

@@ -64,7 +64,7 @@ class Validate(Callback):
 
 @torch.no_grad()
 def validation_loss(model: Any, objective: Objective, loader: Loader, rows: int = 256) -> float:
-    """Mean of the objective's headline loss over a whole split."""
+    """Mean over a whole split of the loss that the objective validates by, in nats."""
     sums = [objective.validate(model, batch) for batch in loader.in_order(rows)]
     return sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))
 

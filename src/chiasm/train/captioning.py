@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from chiasm.bundle import Bundle
-from chiasm.evaluate import SplitScores, evaluate_captioner, write_results
-from chiasm.figures import attention_figure, gallery_figure
+from chiasm.evaluate import SplitScores, draw_captions, evaluate_captioner, write_results
 from chiasm.generate import GenerateConfig
 from chiasm.objectives import Captioning
 from chiasm.predict import CaptionPredictor
@@ -16,9 +14,6 @@ from chiasm.train.task import SAMPLES, Task
 
 if TYPE_CHECKING:
     from chiasm.train.run import Run
-
-GALLERY = 40
-LOOKED_AT = 4
 
 
 class CaptioningTask(Task):
@@ -48,25 +43,5 @@ class CaptioningTask(Task):
         predictor = CaptionPredictor(bundle)
         results = evaluate_captioner(predictor, run.source, splits, GenerateConfig(), max_broken_share=1.0)
         write_results(results, run.folder, "captions.jsonl")
-        for result in results:
-            _draw(run, predictor, result)
+        draw_captions(predictor, run.source, results, run.folder)
         return bundle, results
-
-
-def _draw(run: Run, predictor: CaptionPredictor, result: SplitScores) -> None:
-    """`gallery-SPLIT.png`: pictures from all over the split, right captions green; `attention-SPLIT/` for a few."""
-    pictures = run.pictures[result.split]
-    every = max(1, len(result.told) // GALLERY)
-    places = range(0, len(result.told), every)[:GALLERY]
-    told = [result.told[place] for place in places]
-    pixels = pictures.pixels_of(pictures.good[list(places)])
-    right = [item.caption in item.texts for item in told]
-    texts = [t.caption if r else f"{t.caption}\n({t.texts[0]})" for t, r in zip(told, right, strict=True)]
-    colours = ["darkgreen" if r else "firebrick" for r in right]
-    gallery_figure(list(pixels), texts, run.folder / f"gallery-{result.split}.png", colours=colours)
-    chosen = sorted(range(len(told)), key=lambda place: (not right[place], place))[:LOOKED_AT]  # right ones first
-    for caption, place in zip(predictor.caption_pixels(pixels[chosen], GenerateConfig()), chosen, strict=True):
-        words = [word for word, _ in caption.tokens]
-        maps = predictor.attention(pixels[place : place + 1], caption)
-        name = re.sub(r"[^\w.-]+", "-", told[place].key)
-        attention_figure(pixels[place], words, maps, run.folder / f"attention-{result.split}" / f"{name}.png")

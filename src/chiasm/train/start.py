@@ -9,10 +9,10 @@ from chiasm import config as configs
 from chiasm.bundle import Bundle
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
+from chiasm.hub import find
 from chiasm.models import ClipConfig, ModelConfig
-from chiasm.models.brought import HfTextConfig, HfVisionConfig, bring_text, bring_vision, source_folder, tokenizer_of
+from chiasm.models.brought import HfTextConfig, HfVisionConfig, bring_text, bring_vision, tokenizer_of
 from chiasm.pretrained import load_pretrained
-from chiasm.pretrained.files import read_json
 from chiasm.pretrained.preprocess import read_processor
 from chiasm.text import Tokenizer
 from chiasm.train.config import RunConfig
@@ -22,7 +22,7 @@ def load_start(source: str) -> Bundle:
     """A trained model by the folder of its run or bundle, or published weights by folder or Hub id."""
     folder = Path(source)
     described = [file for file in (folder / "bundle" / "config.json", folder / "config.json") if file.exists()]
-    if any(configs.TAG in read_json(file) for file in described):  # only ours have one
+    if any(configs.TAG in configs.read_json(file) for file in described):  # only ours have one
         return Bundle.load(folder)
     model, tokenizer, preprocess = load_pretrained(source)
     return Bundle(model=model, tokenizer=tokenizer, preprocess=preprocess)
@@ -56,10 +56,10 @@ def with_brought(settings: RunConfig, vision: str | None, text: str | None) -> R
 def brought_preprocess(model: ClipConfig, otherwise: PreprocessConfig) -> PreprocessConfig:
     """How the pictures were prepared that a picture encoder of transformers has seen, where its folder says so."""
     if isinstance(model.vision, HfVisionConfig):
-        file = source_folder(model.vision.source) / "preprocessor_config.json"
+        file = find(model.vision.source) / "preprocessor_config.json"
         if file.exists():
             try:
-                return read_processor(read_json(file), model.size)
+                return read_processor(configs.read_json(file), model.size)
             except ValueError as error:
                 raise UserError(f"{file}: {error}", "Give it a size and crop_size that are the model's.") from error
     return replace(otherwise, size=model.size)
