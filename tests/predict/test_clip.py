@@ -145,6 +145,7 @@ def test_calibrated_guesses_have_probabilities_and_matches_count_the_candidates(
     ("labels", "templates", "told"),
     [
         (["dog", "cats", "dog"], ["{}"], "3 labels, 2 different ones"),
+        (["dog", "horse", "whale"], ["{}"], "'horse' and 'whale' are one to this model"),
         ([], ["{}"], "0 labels"),
         (["dog"], ["a photo"], r"'a photo' needs one \{\}"),
         (["dog"], ["{} and {}"], r"needs one \{\}"),

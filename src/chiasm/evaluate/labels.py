@@ -28,10 +28,11 @@ def label_scores(
 ) -> tuple[dict[str, Estimate], LabelScores | None]:
     """`label_top1` and `label_top5` of labelled pictures among all labels of the split, whose prompts `templates` make.
 
-    Nothing where there are fewer than two labels. Intervals are over things, those of single classes over pictures.
+    Nothing where there are fewer than two labels, or two that are the same tokens to the model. Intervals are over
+    things, those of single classes over pictures.
     """
     labels = sorted({example.label for example in seen if example.label})
-    if len(labels) < 2:
+    if len(labels) < 2 or predictor.alike(labels) is not None:
         return {}, None
     rows = np.array([row for row, example in enumerate(seen) if example.label])
     number = {label: i for i, label in enumerate(labels)}

@@ -120,6 +120,12 @@ class ClipPredictor(Predictor):
         """One vector per label: of each template's prompt, their mean at unit length (2103.00020, section 3.1.4)."""
         if not labels or len(set(labels)) < len(labels):
             raise UserError(f"There are {len(labels)} labels, {len(set(labels))} different ones", "Name each once.")
+        alike = self.alike(labels)
+        if alike is not None:
+            raise UserError(
+                f"The labels {alike[0]!r} and {alike[1]!r} are one to this model: the words that part them are unknown",
+                "Use words of its training texts, or train with --set tokenizer.units=bpe, which knows every word.",
+            )
         if not templates:
             raise UserError("There are no templates", 'One is "{}", the label itself.')
         for template in templates:
@@ -130,6 +136,15 @@ class ClipPredictor(Predictor):
         prompts = [template.replace("{}", label) for label in labels for template in templates]
         vectors = torch.from_numpy(self.embed_texts(prompts, truncate=truncate)).view(len(labels), len(templates), -1)
         return unit(vectors.mean(1)).numpy()
+
+    def alike(self, texts: Sequence[str]) -> tuple[str, str] | None:
+        """The first two different texts that are the same tokens to the model, if there are any."""
+        first: dict[tuple[int, ...], str] = {}
+        rows = self.tokenizer.rows(texts, context=max(self.tokenizer.lengths(texts), default=2))
+        for text, row in zip(texts, rows, strict=True):
+            if first.setdefault(tuple(row), text) != text:
+                return first[tuple(row)], text
+        return None
 
     def classify(
         self,
