@@ -31,7 +31,7 @@ POOLS = {"captioner": ("none", "cls"), "clip": ("mean", "cls", "attention")}
 """The first of each is what the others are compared with."""
 SCORES = {"captioner": "exact_match", "clip": "all_texts_r1"}
 TESTS = {"shapes": "test-combinations", "emoji": "test-style"}
-EPOCHS = {"shapes": 2.0, "emoji": 6.0}
+EPOCHS = {"shapes": 8.0, "emoji": 20.0}
 
 
 def main() -> None:
