@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from typing_extensions import assert_never
 
-from chiasm.models import Captioner, Clip, Model, ModelConfig, build_model
-from chiasm.objectives import Captioning, Contrastive, Objective
+from chiasm.models import Model, ModelConfig, build_model
+from chiasm.objectives import Objective, objective_of
 from chiasm.types import Batch
 
 WEIGHT_BYTES = 4 * 5
@@ -35,6 +34,7 @@ class Cost:
 
 def model_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, measure: bool = True) -> Cost:
     """Counted on the meta device, where attention is counted too and nothing is computed; then timed, if asked."""
+    objective = objective_of(config)
     with torch.device("meta"):
         model = build_model(config)
         batch = example_batch(config, batch_size, text_tokens)
@@ -49,13 +49,12 @@ def model_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, measur
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         with flops:
             with forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                loss = _plain_loss(model, batch)
+                loss = objective.plain(model, batch)
             loss.backward()
     parameters = sum(p.numel() for p in model.parameters())
     seconds = {}
     if measure:
         real, batch = build_model(config), example_batch(config, batch_size, text_tokens)
-        objective = Captioning() if isinstance(real, Captioner) else Contrastive()
         seconds = {p: measure_step_seconds(real, objective, batch, p, accumulate=1) for p in ("fp32", "bf16")}
     return Cost(
         parameters=parameters,
@@ -67,22 +66,11 @@ def model_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, measur
     )
 
 
-def _plain_loss(model: Model, batch: Batch) -> torch.Tensor:
-    """The training loss without choices that depend on values, of which the meta device has none."""
-    match model:
-        case Captioner():
-            hidden = model(batch.images, batch.ids[:, :-1])
-            return model.head(hidden.flatten(0, 1)).float().log_softmax(-1).sum()
-        case Clip():
-            return (model.embed_images(batch.images) @ model.embed_texts(batch.ids).T).log_softmax(-1).sum()
-        case _:
-            assert_never(model)
-
-
 def example_batch(config: ModelConfig, batch_size: int, text_tokens: int) -> Batch:
-    """A batch of noise and arbitrary words, of the shapes that training would see."""
-    ids = torch.full((batch_size, text_tokens), config.vocabulary - 1)
-    ids[:, -1] = config.rules.eot
+    """A batch of noise and arbitrary words, of the shapes that training would see; everything is of the first class."""
+    ids = torch.full((batch_size, text_tokens if config.rules else 0), config.vocabulary - 1)
+    if config.rules:
+        ids[:, -1] = config.rules.eot
     return Batch(
         images=torch.randn(batch_size, 3, *config.size),
         ids=ids,
@@ -90,6 +78,7 @@ def example_batch(config: ModelConfig, batch_size: int, text_tokens: int) -> Bat
         image_ids=torch.arange(batch_size),
         text_ids=torch.arange(batch_size),
         keys=tuple(str(i) for i in range(batch_size)),
+        labels=torch.zeros(batch_size, dtype=torch.long),
     )
 
 

@@ -17,28 +17,35 @@ from torch import Tensor
 
 Picture = bytes | Path | np.ndarray
 """A picture as a source holds it: the bytes of a file, the path of one, or decoded uint8 values "height width 3"."""
+Sound = bytes | Path | np.ndarray
+"""A sound as a source holds it: the bytes of a file, the path of one, or one channel's values in [-1, 1], fp32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One picture and what is said of it, whatever file it came from.
+    """One picture and what is said of it (or a text alone, or a sound), whatever file it came from.
 
     `texts` are captions of equal standing, the preferred one first; `tags` are words that are not captions (keywords,
     synonyms). `key` names the picture uniquely within its source. Examples of one `group` show the same thing: they
-    stay on one side of every split and count as hits for each other. `label` is a class, for scores by class.
+    stay on one side of every split and count as hits for each other. `label` is a class, or the answer to the question
+    that is the text.
     """
 
-    image: Picture
+    image: Picture | None
     texts: tuple[str, ...]
     key: str
     group: str = ""
     label: str = ""
     tags: tuple[str, ...] = ()
+    sound: Sound | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """All that crosses from data into torch; equal `image_ids` or `text_ids` mean the same picture or text."""
+    """All that crosses from data into torch; equal `image_ids` or `text_ids` mean the same picture or text.
+
+    What a model does not read is empty: pictures of no pixels, texts of no tokens.
+    """
 
     images: Float[Tensor, "b c height width"]
     ids: Int[Tensor, "b l"]
@@ -48,20 +55,27 @@ class Batch:
     image_ids: Int[Tensor, " b"]
     text_ids: Int[Tensor, " b"]
     keys: tuple[str, ...]
+    labels: Int[Tensor, " b"] | None = None
+    """Places in the model's classes, -1 for a row without a label or with one that is none of them."""
+    sounds: Float[Tensor, "b samples"] | None = None
+    sound_keep: Bool[Tensor, "b samples"] | None = None
+    """False at padding."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "keys"}
-        return Batch(keys=self.keys, **moved)
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: v.to(device, non_blocking=True) for name, v in held.items() if isinstance(v, Tensor)}
+        return Batch(**held | moved)
 
     def split(self, rows: int) -> Iterator[Batch]:
         """The batch in consecutive parts of at most `rows` rows, their texts still padded to one length."""
         for start in range(0, len(self), rows):
             part = slice(start, start + rows)
-            yield Batch(**{f.name: getattr(self, f.name)[part] for f in fields(self)})
+            held = {f.name: getattr(self, f.name) for f in fields(self)}
+            yield Batch(**{name: None if value is None else value[part] for name, value in held.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,4 +88,4 @@ class Encoded:
     pooled: Float[Tensor, "b d"] | None = None
 
 
-__all__ = ["Batch", "Encoded", "Example", "Picture"]
+__all__ = ["Batch", "Encoded", "Example", "Picture", "Sound"]

@@ -2,7 +2,7 @@
 
 from typing_extensions import assert_never
 
-from chiasm.models.abilities import Embedder, Writer
+from chiasm.models.abilities import Classifier, Embedder, Writer
 from chiasm.models.captioner import Captioner, CaptionerConfig
 from chiasm.models.clip import Clip, ClipConfig
 
@@ -24,6 +24,7 @@ def build_model(config: ModelConfig) -> Model:
 __all__ = [
     "Captioner",
     "CaptionerConfig",
+    "Classifier",
     "Clip",
     "ClipConfig",
     "Embedder",

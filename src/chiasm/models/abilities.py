@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from chiasm.models.language import Draft, TextRules
+from chiasm.types import Batch
 
 
 class Writer(ABC):
@@ -29,6 +30,19 @@ class Writer(ABC):
     def reorder(self, draft: Draft, rows: Int[Tensor, " r"]) -> None:
         """Keep the given rows of the draft, in the given order, whole pictures together."""
         draft.select(rows)
+
+
+class Classifier(ABC):
+    """Gives every example one of some classes; all that its loss, evaluation and applications know of a model."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+
+    @abstractmethod
+    def classify(self, batch: Batch) -> Float[Tensor, "b classes"]:
+        """The logit of each class; `labels` are not read."""
 
 
 class Embedder(ABC):

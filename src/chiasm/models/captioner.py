@@ -37,8 +37,8 @@ class CaptionerConfig:
         """How many token ids there are."""
         return self.decoder.vocabulary
 
-    def completed(self, vocabulary: int, unk: int | None) -> CaptionerConfig:
-        """With what the tokenizer knows."""
+    def completed(self, vocabulary: int, unk: int | None, classes: tuple[str, ...] = ()) -> CaptionerConfig:
+        """With what the tokenizer and the data know."""
         rules = replace(self.rules, unk=unk)
         return replace(self, decoder=replace(self.decoder, vocabulary=vocabulary, rules=rules))
 

@@ -56,8 +56,8 @@ class ClipConfig:
         """How many token ids there are."""
         return self.text.vocabulary
 
-    def completed(self, vocabulary: int, unk: int | None) -> ClipConfig:
-        """With what the tokenizer knows."""
+    def completed(self, vocabulary: int, unk: int | None, classes: tuple[str, ...] = ()) -> ClipConfig:
+        """With what the tokenizer and the data know."""
         rules = replace(self.rules, unk=unk)
         return replace(self, text=replace(self.text, vocabulary=vocabulary, rules=rules))
 

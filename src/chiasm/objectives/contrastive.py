@@ -1,98 +1,24 @@
-"""What training minimises: an objective takes a model and a batch, and gives the gradient and named losses."""
+"""Tell which picture and which text of a batch belong together."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from chiasm.losses import cached_backward, info_nce, info_nce_floor, next_token, refuse_batch_norm, sigmoid_pairs
+from chiasm.losses import cached_backward, info_nce, info_nce_floor, refuse_batch_norm, sigmoid_pairs
 from chiasm.losses.positives import count_positives
-from chiasm.models import Captioner, Clip
+from chiasm.models import Clip
 from chiasm.models.clip import MAX_LOG_SCALE
+from chiasm.objectives.base import STUCK_SHARE, Objective, Rows, mean_of
 from chiasm.types import Batch
 
 CHUNK = 1024
 """Rows of a tile of the matrix of similarities, for batches above twice that."""
-STUCK_SHARE = 0.98
-"""A loss of so much of chance's has not been learnt from."""
-
-Rows = Sequence[Mapping[str, float | None]]
-"""What `backward` reported of some steps, as rows of metrics.csv hold it."""
-
-
-class Objective(ABC):
-    """What a training step and a validation know of a task."""
-
-    unit: ClassVar[str]
-    """What validation follows, and in what it is measured, in words."""
-    columns: ClassVar[tuple[str, ...]]
-    """What `backward` reports beside `loss`."""
-
-    @abstractmethod
-    def backward(self, model: Any, batch: Batch, parts: int, backward: Callable[[Tensor], None]) -> dict[str, float]:
-        """Add the batch's gradient to the parameters, computed in so many parts; returns `loss` and the columns."""
-
-    @abstractmethod
-    def validate(self, model: Any, batch: Batch) -> tuple[float, int]:
-        """The loss that validation follows, in nats, summed over the batch, and over how many terms."""
-
-    def after_step(self, model: Any) -> None:  # noqa: B027 - most weights may be anything
-        """What must hold of the weights after every optimizer step."""
-
-    def advice(self, rows: Rows) -> str | None:
-        """What to try, where these steps show that nothing is learnt."""
-        return None
-
-    def findings(self, model: Any, rows: Rows) -> list[str]:
-        """Sentences for the card on how a run, whose last steps these are, ended."""
-        return []
-
-
-@dataclass(frozen=True, kw_only=True)
-class Captioning(Objective):
-    """Predict each caption's next token.
-
-    Sums and not means, so that a batch that is run in parts has exactly the whole batch's mean over tokens.
-    """
-
-    label_smoothing: float = 0.0
-    unit: ClassVar[str] = "loss per token, nats"
-    columns: ClassVar[tuple[str, ...]] = ("token_loss",)
-
-    def count(self, batch: Batch) -> int:
-        """Tokens that are predicted: all but BOS and pads."""
-        return int(batch.keep[:, 1:].sum())
-
-    def __call__(self, model: Captioner, batch: Batch) -> dict[str, Tensor]:
-        """`loss` (smoothed) and `token_loss` (plain), summed over tokens, in nats."""
-        wanted = batch.keep[:, 1:]
-        hidden = model(batch.images, batch.ids[:, :-1])
-        logits = model.head(hidden[wanted])
-        smoothed, plain = next_token(logits, batch.ids[:, 1:][wanted], self.label_smoothing)
-        return {"loss": smoothed, "token_loss": plain}
-
-    def backward(
-        self, model: Captioner, batch: Batch, parts: int, backward: Callable[[Tensor], None]
-    ) -> dict[str, float]:
-        """Gradient of the mean over the whole batch's tokens."""
-        count = self.count(batch)
-        sums = {"loss": 0.0, "token_loss": 0.0}
-        for part in batch.split(math.ceil(len(batch) / parts)):
-            losses = self(model, part)
-            backward(losses["loss"] / count)
-            for name, value in losses.items():
-                sums[name] += float(value.detach()) / count
-        return sums
-
-    def validate(self, model: Captioner, batch: Batch) -> tuple[float, int]:
-        """The plain loss, by tokens."""
-        return float(self(model, batch)["token_loss"]), self.count(batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +65,10 @@ class Contrastive(Objective):
         scale = float(model.log_scale.detach().exp())
         return {"loss": value, "excess_loss": value - floor, "floor": floor, "chance": chance, "scale": scale}
 
+    def plain(self, model: Clip, batch: Batch) -> Tensor:
+        """Every text as if it were different."""
+        return (model.embed_images(batch.images) @ model.embed_texts(batch.ids).T).log_softmax(-1).sum()
+
     def validate(self, model: Clip, batch: Batch) -> tuple[float, int]:
         """The loss above its floor, by pairs."""
         return (float(self(model, batch).detach()) - self.floor(model, batch)) * len(batch), len(batch)
@@ -151,7 +81,7 @@ class Contrastive(Objective):
 
     def advice(self, rows: Rows) -> str | None:
         """What to try where the loss stays at `chance`: 98 % of it or more."""
-        loss, floor, chance = (_mean(rows, name) for name in ("loss", "floor", "chance"))
+        loss, floor, chance = (mean_of(rows, name) for name in ("loss", "floor", "chance"))
         if loss < STUCK_SHARE * chance:
             return None
         if floor >= STUCK_SHARE * chance:
@@ -164,8 +94,8 @@ class Contrastive(Objective):
 
     def findings(self, model: Clip, rows: Rows) -> list[str]:
         """Where loss and scale ended."""
-        loss, floor = _mean(rows, "loss"), _mean(rows, "floor")
-        told = [f"the training loss ended at {loss:.3f}; {_mean(rows, 'chance'):.3f} would be chance"]
+        loss, floor = mean_of(rows, "loss"), mean_of(rows, "floor")
+        told = [f"the training loss ended at {loss:.3f}; {mean_of(rows, 'chance'):.3f} would be chance"]
         if floor > 0:
             told.append(f"the loss cannot go below {floor:.3f} here: equal texts or pictures in a batch")
         scale = float(model.log_scale.detach().exp())
@@ -180,8 +110,3 @@ class Contrastive(Objective):
         if model.bias is None:
             return info_nce(images, texts, model.log_scale, *ids, chunk=chunk)
         return sigmoid_pairs(images, texts, model.log_scale, model.bias, *ids, chunk=chunk)
-
-
-def _mean(rows: Rows, name: str) -> float:
-    values = [value for row in rows if (value := row.get(name)) is not None]
-    return sum(values) / len(values)

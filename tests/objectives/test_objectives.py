@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from chiasm import objectives
 from chiasm.losses import info_nce, sigmoid_pairs
-from chiasm.objectives import Captioning, Contrastive
+from chiasm.objectives import Captioning, Contrastive, contrastive
 from chiasm.types import Batch
 
 LENGTHS = [7, 4, 3, 5, 6]
@@ -147,7 +146,7 @@ def test_parts_with_dropout_have_the_gradient_of_one_batch_under_the_same_masks(
 def test_a_large_batch_is_walked_in_tiles_to_the_same_gradient(make_clip, pairs, similarity, parts, monkeypatch):
     model = make_clip(similarity=similarity)
     whole, wanted = gradients(model, Contrastive(), pairs, parts)
-    monkeypatch.setattr(objectives, "CHUNK", 2)
+    monkeypatch.setattr(contrastive, "CHUNK", 2)
     chunks = []
     for name, loss in (("info_nce", info_nce), ("sigmoid_pairs", sigmoid_pairs)):
         record = lambda *args, chunk, loss=loss: (chunks.append(chunk), loss(*args, chunk=chunk))[1]  # noqa: E731

@@ -1,0 +1,22 @@
+"""What training minimises, an objective for each way to train."""
+
+from typing_extensions import assert_never
+
+from chiasm.models import CaptionerConfig, ClipConfig, ModelConfig
+from chiasm.objectives.base import Objective, Rows, mean_of
+from chiasm.objectives.captioning import Captioning
+from chiasm.objectives.contrastive import Contrastive
+
+
+def objective_of(config: ModelConfig) -> Objective:
+    """What a model of this kind is trained for, with nothing else said."""
+    match config:
+        case CaptionerConfig():
+            return Captioning()
+        case ClipConfig():
+            return Contrastive()
+        case _:
+            assert_never(config)
+
+
+__all__ = ["Captioning", "Contrastive", "Objective", "Rows", "mean_of", "objective_of"]
