@@ -22,3 +22,16 @@ def test_token_by_token_equals_the_whole(pictures, dropout):
     step, cache = BlockStep(block), KeyValueCache()
     got = torch.stack([step(token, cache, context) for token in x.unbind(1)], 1)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu"])
+@torch.no_grad()
+def test_a_block_without_cross_attention_and_with_any_activation(activation):
+    generator = torch.Generator().manual_seed(0)
+    block = Block(D, 4, activation=activation, norm_eps=0.1).eval()
+    for parameter in block.parameters():
+        parameter.normal_(std=0.5, generator=generator)
+    x = torch.randn(ROWS, TOKENS, D, generator=generator)
+    step, cache = BlockStep(block), KeyValueCache()
+    got = torch.stack([step(token, cache) for token in x.unbind(1)], 1)
+    torch.testing.assert_close(got, block(x, causal=True), rtol=1e-4, atol=1e-5)

@@ -1,6 +1,6 @@
 """The bricks: attention, blocks, latents, embeddings, initialisation and the rule of weight decay."""
 
-from chiasm.nn.attention import Attention, KeyValueCache, KeyValues, causal_keep
+from chiasm.nn.attention import Attention, KeyValueCache, KeyValues, causal_keep, prefix_causal_keep
 from chiasm.nn.block import Activation, Block, QuickGelu
 from chiasm.nn.embed import (
     GridPositions,
@@ -29,6 +29,7 @@ __all__ = [
     "causal_keep",
     "fourier_features",
     "init_weights",
+    "prefix_causal_keep",
     "resize_grid",
     "sincos_grid",
     "weight_decay_groups",

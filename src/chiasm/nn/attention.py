@@ -64,6 +64,17 @@ def causal_keep(queries: int, keys: int, device: torch.device | str = "cpu") -> 
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
+def prefix_causal_keep(prefix: int, words: int, device: torch.device | str = "cpu") -> Bool[Tensor, "n n"]:
+    """True where a token may read another, of a prefix and the words behind it (1910.10683, figure 4, right).
+
+    The prefix's tokens read each other in both directions, and no word; a word reads the prefix, the words before, and
+    itself.
+    """
+    keep = causal_keep(prefix + words, prefix + words, device)
+    keep[:prefix, :prefix] = True
+    return keep
+
+
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention (1706.03762, section 3.2).
 

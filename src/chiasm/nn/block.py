@@ -50,6 +50,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm_self = nn.LayerNorm(width, norm_eps)
         self.attend_self = Attention(width, heads)
+        self.reads_context = context_width is not None
         if context_width is not None:
             self.norm_cross = nn.LayerNorm(width, norm_eps)
             self.attend_cross = Attention(width, heads, context_width=context_width)
@@ -65,7 +66,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "b l d"],
         *,
-        keep: Bool[Tensor, "b n"] | None = None,
+        keep: Bool[Tensor, "b n"] | Bool[Tensor, "b l n"] | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
         context: KeyValues | None = None,
@@ -86,8 +87,22 @@ class Block(nn.Module):
         x = x + self._self(x, None, True, None)
         return self.attend_cross.weights(self.norm_cross(x), context, keep=context_keep)
 
+    def self_weights(
+        self,
+        x: Float[Tensor, "b l d"],
+        keep: Bool[Tensor, "b n"] | Bool[Tensor, "b l n"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "b h l l"]:
+        """The map of the self-attention, for callers who want to see it."""
+        normed = self.norm_self(x)
+        return self.attend_self.weights(normed, self.attend_self.project(normed), keep=keep, causal=causal)
+
     def _self(
-        self, x: Float[Tensor, "b l d"], keep: Bool[Tensor, "b n"] | None, causal: bool, cache: KeyValueCache | None
+        self,
+        x: Float[Tensor, "b l d"],
+        keep: Bool[Tensor, "b n"] | Bool[Tensor, "b l n"] | None,
+        causal: bool,
+        cache: KeyValueCache | None,
     ) -> Float[Tensor, "b l d"]:
         normed = self.norm_self(x)
         own = self.attend_self.project(normed)
