@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chiasm.models.vision import Conv, ConvConfig, Vit, VitConfig, build_vision
-from chiasm.nn import resize_grid
+from chiasm.nn import resize_grid, weight_decay_groups
 
 SMALL = {"size": (24, 32), "patch_pixels": 8, "width": 16, "heads": 2}
 
@@ -48,6 +48,35 @@ def test_the_class_token_reads_the_grid_but_is_no_part_of_it():
     x = encoder.norm(encoder.blocks[0](torch.cat([encoder.cls.expand(2, 1, 16), x], 1)))
     seen = encoder(images())
     assert torch.equal(seen.pooled, x[:, 0]) and torch.equal(seen.tokens, x[:, 1:])
+
+
+@pytest.mark.parametrize("pool", ["none", "cls", "mean", "attention", "map"])
+def test_registers_take_part_without_a_place_and_are_dropped(pool):
+    encoder = make(VitConfig(**SMALL, depth=2, pool=pool, registers=3))
+    assert encoder.registers.shape == (3, 16) and encoder.registers.std() < 0.05
+    grid = (encoder.embed(images()) + encoder.positions.table).flatten(2).transpose(1, 2)
+    first = [] if pool != "cls" else [encoder.cls.expand(2, 1, 16)]
+    x = torch.cat([*first, encoder.registers.expand(2, 3, 16), grid], 1)  # where they stand does not matter
+    for block in encoder.blocks:
+        x = block(x)
+    x = encoder.norm(x)
+    seen = encoder(images())
+    torch.testing.assert_close(seen.tokens, x[:, -12:], rtol=1e-4, atol=1e-5)
+    if pool == "cls":
+        torch.testing.assert_close(seen.pooled, x[:, 0], rtol=1e-4, atol=1e-5)
+    if pool == "mean":
+        torch.testing.assert_close(seen.pooled, x[:, -12:].mean(1), rtol=1e-4, atol=1e-5)
+    before = seen.tokens
+    encoder.registers.data *= -50
+    assert (encoder(images()).tokens - before).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean", "attention", "map"])
+def test_every_register_gets_a_gradient_and_none_decays(pool):
+    encoder = make(VitConfig(**SMALL, depth=1, pool=pool, registers=3)).double().train()
+    encoder(images().double()).pooled[:, 0].sum().backward()
+    assert encoder.registers.grad.abs().amax(1).min() > 1e-10
+    assert any(p is encoder.registers for p in weight_decay_groups(encoder, 0.1)[1]["params"])
 
 
 @pytest.mark.parametrize(
@@ -102,6 +131,7 @@ def test_a_picture_s_tokens_do_not_depend_on_its_batch(config):
         (VitConfig, {"size": (60, 64)}, "60 x 64 pixels is not a whole number of 8-pixel patches"),
         (VitConfig, {"size": (0, 64)}, "0 x 64"),
         (VitConfig, {"width": 256, "heads": 3}, "not a multiple of heads 3"),
+        (VitConfig, {"registers": -1}, "registers is -1"),
         (VitConfig, {"heads": 0}, "not a multiple of heads 0"),
         (VitConfig, {"patch_pixels": 0}, "0-pixel patches"),
         (VitConfig, {"width": 6, "heads": 2}, "multiple of 4"),

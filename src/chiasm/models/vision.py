@@ -42,9 +42,13 @@ class VitConfig:
     norm_eps: float = 1e-5
     norm_first: bool = False
     """A layer norm before the first block too, as OpenAI's CLIP has it."""
+    registers: int = 0
+    """Learned tokens without a place that take part in the blocks and are then dropped (2309.16588)."""
 
     def __post_init__(self) -> None:
         _check_size(self.size, self.patch_pixels)
+        if self.registers < 0:
+            raise ValueError(f"registers is {self.registers}, it cannot be negative")
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.width % 4:
@@ -94,7 +98,7 @@ class Vit(nn.Module):
     """The vision transformer (2010.11929): patches, positions, pre-norm blocks.
 
     Differs from the paper: positions are a grid that starts as sin-cos and is interpolated for other picture sizes,
-    and pooling is a choice; `tokens` are the grid alone, the class token is `pooled`.
+    and pooling is a choice; `tokens` are the grid alone, the class token is `pooled`, registers are dropped.
     """
 
     def __init__(self, config: VitConfig):
@@ -109,6 +113,7 @@ class Vit(nn.Module):
             self.embed = PatchEmbed(config.patch_pixels, config.width)
         self.positions = GridPositions(*self.grid(config.size), config.width)
         self.cls = nn.Parameter(torch.randn(config.width) * 0.02) if config.pool == "cls" else None
+        self.registers = nn.Parameter(torch.randn(config.registers, config.width) * 0.02) if config.registers else None
         self.norm_first = nn.LayerNorm(config.width, config.norm_eps) if config.norm_first else nn.Identity()
         self.blocks = nn.ModuleList(
             Block(
@@ -135,12 +140,14 @@ class Vit(nn.Module):
         """`tokens` in row order, `pooled` unless the pooling is `none`."""
         grid = self.embed(images)
         x = (grid + self.positions(*grid.shape[2:])).flatten(2).transpose(1, 2)
+        if self.registers is not None:
+            x = torch.cat([x, self.registers.expand(len(x), -1, -1)], 1)
         if self.cls is not None:
             x = torch.cat([self.cls.expand(len(x), 1, -1), x], 1)
         x = self.norm_first(x)
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x)
+        x = self.norm(x[:, : x.shape[1] - self.config.registers])
         if self.cls is not None:
             return Encoded(tokens=x[:, 1:], pooled=x[:, 0])
         return self.pool(x)
