@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from chiasm.models.language import Draft, TextRules
+from chiasm.models.language import TextRules
 from chiasm.types import Batch
 
 
-class Writer(ABC):
+@runtime_checkable
+class Selectable(Protocol):
+    """Texts being written, as a writer remembers them."""
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep the given rows, in the given order, whole pictures together."""
+
+
+D = TypeVar("D", bound=Selectable)
+
+
+class Writer(ABC, Generic[D]):
     """Writes text about pictures, one token at a time; all that generation knows of a model."""
 
     @property
@@ -20,14 +32,14 @@ class Writer(ABC):
         """The ids and the length that texts keep to."""
 
     @abstractmethod
-    def start(self, images: Float[Tensor, "b c height width"], beams: int = 1) -> Draft:
+    def start(self, images: Float[Tensor, "b c height width"], beams: int = 1) -> D:
         """A draft with `beams` rows for each picture, the rows of a picture side by side; nothing written yet."""
 
     @abstractmethod
-    def step(self, ids: Int[Tensor, " r"], draft: Draft) -> Float[Tensor, "r v"]:
+    def step(self, ids: Int[Tensor, " r"], draft: D) -> Float[Tensor, "r v"]:
         """Append one token to every row of the draft (which remembers them); returns the next token's logits."""
 
-    def reorder(self, draft: Draft, rows: Int[Tensor, " r"]) -> None:
+    def reorder(self, draft: D, rows: Int[Tensor, " r"]) -> None:
         """Keep the given rows of the draft, in the given order, whole pictures together."""
         draft.select(rows)
 

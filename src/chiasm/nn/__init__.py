@@ -10,8 +10,9 @@ from chiasm.nn.embed import (
     resize_grid,
     sincos_grid,
 )
+from chiasm.nn.gated import GatedCross, Resampler
 from chiasm.nn.init import init_weights, weight_decay_groups
-from chiasm.nn.latent import LatentReader
+from chiasm.nn.latent import CrossRead, LatentReader
 from chiasm.nn.step import BlockStep
 
 __all__ = [
@@ -19,12 +20,15 @@ __all__ = [
     "Attention",
     "Block",
     "BlockStep",
+    "CrossRead",
+    "GatedCross",
     "GridPositions",
     "KeyValueCache",
     "KeyValues",
     "LatentReader",
     "PatchEmbed",
     "QuickGelu",
+    "Resampler",
     "TokenEmbed",
     "causal_keep",
     "fourier_features",
