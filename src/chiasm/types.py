@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {name: v.to(device, non_blocking=True) for name, v in held.items() if isinstance(v, Tensor)}
         return Batch(**held | moved)
 
@@ -74,7 +75,7 @@ class Batch:
         """The batch in consecutive parts of at most `rows` rows, their texts still padded to one length."""
         for start in range(0, len(self), rows):
             part = slice(start, start + rows)
-            held = {f.name: getattr(self, f.name) for f in fields(self)}
+            held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
             yield Batch(**{name: None if value is None else value[part] for name, value in held.items()})
 
 
@@ -86,6 +87,13 @@ class Encoded:
     keep: Bool[Tensor, "b n"] | None = None
     """False at padding; None when every token is real."""
     pooled: Float[Tensor, "b d"] | None = None
+
+    def mean(self) -> Float[Tensor, "b d"]:
+        """The mean over real tokens; zeros for a row without any."""
+        if self.keep is None:
+            return self.tokens.mean(1)
+        weights = self.keep.to(self.tokens.dtype)[..., None]
+        return (self.tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 __all__ = ["Batch", "Encoded", "Example", "Picture", "Sound"]
