@@ -4,10 +4,16 @@ from typing_extensions import assert_never
 
 from chiasm.models.abilities import Classifier, Embedder, Writer
 from chiasm.models.captioner import Captioner, CaptionerConfig
+from chiasm.models.classifier import (
+    FusionClassifier,
+    FusionClassifierConfig,
+    PictureClassifier,
+    PictureClassifierConfig,
+)
 from chiasm.models.clip import Clip, ClipConfig
 
-ModelConfig = CaptionerConfig | ClipConfig
-Model = Captioner | Clip
+ModelConfig = CaptionerConfig | ClipConfig | FusionClassifierConfig | PictureClassifierConfig
+Model = Captioner | Clip | FusionClassifier | PictureClassifier
 
 
 def build_model(config: ModelConfig) -> Model:
@@ -17,6 +23,10 @@ def build_model(config: ModelConfig) -> Model:
             return Captioner(config)
         case ClipConfig():
             return Clip(config)
+        case FusionClassifierConfig():
+            return FusionClassifier(config)
+        case PictureClassifierConfig():
+            return PictureClassifier(config)
         case _:
             assert_never(config)
 
@@ -28,8 +38,12 @@ __all__ = [
     "Clip",
     "ClipConfig",
     "Embedder",
+    "FusionClassifier",
+    "FusionClassifierConfig",
     "Model",
     "ModelConfig",
+    "PictureClassifier",
+    "PictureClassifierConfig",
     "Writer",
     "build_model",
 ]

@@ -2,9 +2,10 @@
 
 from typing_extensions import assert_never
 
-from chiasm.models import CaptionerConfig, ClipConfig, ModelConfig
+from chiasm.models import CaptionerConfig, ClipConfig, FusionClassifierConfig, ModelConfig, PictureClassifierConfig
 from chiasm.objectives.base import Objective, Rows, mean_of
 from chiasm.objectives.captioning import Captioning
+from chiasm.objectives.classification import Classification
 from chiasm.objectives.contrastive import Contrastive
 
 
@@ -15,8 +16,10 @@ def objective_of(config: ModelConfig) -> Objective:
             return Captioning()
         case ClipConfig():
             return Contrastive()
+        case FusionClassifierConfig() | PictureClassifierConfig():
+            return Classification()
         case _:
             assert_never(config)
 
 
-__all__ = ["Captioning", "Contrastive", "Objective", "Rows", "mean_of", "objective_of"]
+__all__ = ["Captioning", "Classification", "Contrastive", "Objective", "Rows", "mean_of", "objective_of"]
