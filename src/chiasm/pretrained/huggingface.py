@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
-from torch import Tensor
-
 from chiasm.models import ClipConfig
 from chiasm.models.language import TextConfig, TextRules
 from chiasm.models.vision import VitConfig
 from chiasm.nn import Activation
-from chiasm.pretrained.rules import Rule, Tensors, join_attention, layer, same, stem
+from chiasm.pretrained.rules import Rule, attention, layer, same, stem
 from chiasm.text import Tokenizer
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -111,28 +108,12 @@ def blocks(ours: str, theirs: str, depth: int) -> list[Rule]:
         for rule in (
             *layer(f"{a}.norm_self", f"{b}.layer_norm1"),
             *layer(f"{a}.attend_self.query", f"{b}.self_attn.q_proj"),
-            _attention(f"{a}.attend_self", f"{b}.self_attn"),
+            attention(f"{a}.attend_self", *(f"{b}.self_attn.{name}" for name in ("k_proj", "v_proj", "out_proj"))),
             *layer(f"{a}.norm_mlp", f"{b}.layer_norm2"),
             *layer(f"{a}.mlp.0", f"{b}.mlp.fc1"),
             *layer(f"{a}.mlp.2", f"{b}.mlp.fc2"),
         )
     ]
-
-
-def _attention(ours: str, theirs: str) -> Rule:
-    def join(key: Tensor, _: Tensor, value: Tensor, value_bias: Tensor, out: Tensor, out_bias: Tensor) -> Tensors:
-        return join_attention(key, value, value_bias, out, out_bias)
-
-    def split(key_value: Tensor, out: Tensor, out_bias: Tensor) -> Tensors:
-        key, value = key_value.chunk(2)
-        return key, torch.zeros_like(out_bias), value, torch.zeros_like(out_bias), out, out_bias
-
-    return Rule(
-        tuple(f"{ours}.{name}" for name in ("key_value.weight", "out.weight", "out.bias")),
-        tuple(f"{theirs}.{name}.{part}" for name in ("k_proj", "v_proj", "out_proj") for part in ("weight", "bias")),
-        join,
-        split,
-    )
 
 
 def describe(config: ClipConfig) -> dict[str, Any]:

@@ -70,6 +70,24 @@ def join_attention(
     return torch.cat([key, value]), out, out_bias + out @ value_bias
 
 
+def attention(ours: str, key: str, value: str, out: str) -> Rule:
+    """Keys, values and output of an attention of four linear layers with biases; its query is a `layer`."""
+
+    def join(key: Tensor, _: Tensor, value: Tensor, value_bias: Tensor, out: Tensor, out_bias: Tensor) -> Tensors:
+        return join_attention(key, value, value_bias, out, out_bias)
+
+    def split(key_value: Tensor, out: Tensor, out_bias: Tensor) -> Tensors:
+        key, value = key_value.chunk(2)
+        return key, torch.zeros_like(out_bias), value, torch.zeros_like(out_bias), out, out_bias
+
+    return Rule(
+        tuple(f"{ours}.{name}" for name in ("key_value.weight", "out.weight", "out.bias")),
+        tuple(f"{theirs}.{part}" for theirs in (key, value, out) for part in ("weight", "bias")),
+        join,
+        split,
+    )
+
+
 def join_fused_attention(
     weight: Float[Tensor, "three_d d"], bias: Float[Tensor, " three_d"],
     out: Float[Tensor, "d d"], out_bias: Float[Tensor, " d"],
