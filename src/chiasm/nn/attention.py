@@ -82,20 +82,29 @@ class Attention(nn.Module):
     output's, so only queries and outputs have one. A query whose keys are all masked reads zeros.
     """
 
-    def __init__(self, width: int, heads: int, *, context_width: int | None = None):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        context_width: int | None = None,
+        key_width: int | None = None,
+        value_width: int | None = None,
+    ):
         super().__init__()
-        if heads < 1 or width % heads:
-            raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(context_width or width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width)
+        self.key_width, self.value_width = key_width or width, value_width or width
+        for inner in (self.key_width, self.value_width):
+            if heads < 1 or inner % heads:
+                raise ValueError(f"width {inner} is not a multiple of heads {heads}")
+        self.query = nn.Linear(width, self.key_width)
+        self.key_value = nn.Linear(context_width or width, self.key_width + self.value_width, bias=False)
+        self.out = nn.Linear(self.value_width, width)
 
     def project(self, context: Float[Tensor, "b n c"]) -> KeyValues:
         """The keys and values of a context."""
-        b, n, _ = context.shape
-        keys, values = self.key_value(context).view(b, n, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return KeyValues(keys, values)
+        keys, values = self.key_value(context).split((self.key_width, self.value_width), -1)
+        return KeyValues(*(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (keys, values)))
 
     def forward(
         self,

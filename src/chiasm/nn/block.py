@@ -42,6 +42,8 @@ class Block(nn.Module):
         heads: int,
         *,
         context_width: int | None = None,
+        key_width: int | None = None,
+        value_width: int | None = None,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         activation: Activation = "gelu",
@@ -49,7 +51,7 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.norm_self = nn.LayerNorm(width, norm_eps)
-        self.attend_self = Attention(width, heads)
+        self.attend_self = Attention(width, heads, key_width=key_width, value_width=value_width)
         self.reads_context = context_width is not None
         if context_width is not None:
             self.norm_cross = nn.LayerNorm(width, norm_eps)

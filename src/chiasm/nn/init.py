@@ -31,7 +31,7 @@ def init_weights(model: nn.Module, depth: int) -> None:
             width = module.query.in_features
             nn.init.normal_(module.query.weight, std=width**-0.5)
             nn.init.normal_(module.key_value.weight, std=module.key_value.in_features**-0.5)
-            nn.init.normal_(module.out.weight, std=width**-0.5 * residual)
+            nn.init.normal_(module.out.weight, std=module.out.in_features**-0.5 * residual)
         elif isinstance(module, FeedForward):
             widen, narrow = cast("tuple[nn.Linear, nn.Linear]", (module[0], module[2]))
             nn.init.normal_(widen.weight, std=(2 * widen.in_features) ** -0.5)

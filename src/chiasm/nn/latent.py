@@ -1,52 +1,86 @@
-"""Learned queries that read a context: attention pooling, Perceiver, resampler."""
+"""Queries that read a context: attention pooling, the Perceiver's two ends, the resampler."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from chiasm.nn.attention import Attention
 from chiasm.nn.block import Activation, Block, FeedForward
 from chiasm.types import Encoded
 
 
-class LatentReader(nn.Module):
-    """A fixed number of learned latents that read a context by cross-attention (2103.03206, section 3.1).
+class CrossRead(nn.Module):
+    """Queries read a context by cross-attention, then each goes through an MLP (2103.03206, section 3.1).
 
-    One latent and no blocks is attention pooling; many latents and several blocks are the Perceiver's encoder. Queries
-    and context are normalised (unless `norm_read` is False: weights from elsewhere may have been trained without),
-    latents start at std 0.02. The read costs latents × context: linear in the context's length, not constant; only the
-    blocks' cost is independent of it.
+    Queries and context are normalised (unless `norm_read` is False: weights from elsewhere may have been trained
+    without). With `residual` what is read is added to the queries, which otherwise only ask: a query that is a place
+    is no part of the answer (2107.14795, appendix E). `key_width` and `value_width` are the width unless given. Costs
+    grow with queries × context.
     """
 
     def __init__(
         self,
-        latents: int,
         width: int,
         heads: int,
         *,
         context_width: int | None = None,
-        blocks: int = 0,
+        key_width: int | None = None,
+        value_width: int | None = None,
         norm_read: bool = True,
+        residual: bool = True,
         mlp_ratio: float = 4.0,
         activation: Activation = "gelu",
         norm_eps: float = 1e-5,
     ):
         super().__init__()
-        self.latents = nn.Parameter(torch.randn(latents, width) * 0.02)
-        self.norm_latents = nn.LayerNorm(width) if norm_read else nn.Identity()
+        self.norm_queries = nn.LayerNorm(width) if norm_read else nn.Identity()
         self.norm_context = nn.LayerNorm(context_width or width) if norm_read else nn.Identity()
-        self.read = Attention(width, heads, context_width=context_width)
+        self.attend = Attention(width, heads, context_width=context_width, key_width=key_width, value_width=value_width)
+        self.residual = residual
         self.norm_mlp = nn.LayerNorm(width, norm_eps)
         self.mlp = FeedForward(width, round(width * mlp_ratio), activation=activation)
+
+    def forward(self, queries: Float[Tensor, "b m d"], context: Encoded) -> Float[Tensor, "b m d"]:
+        """What each query makes of the context; masked tokens of the context leave no trace."""
+        keys = self.attend.project(self.norm_context(context.tokens))
+        read = self.attend(self.norm_queries(queries), keys, keep=context.keep)
+        x = queries + read if self.residual else read
+        return x + self.mlp(self.norm_mlp(x))
+
+    def weights(self, queries: Float[Tensor, "b m d"], context: Encoded) -> Float[Tensor, "b h m n"]:
+        """The attention map that `forward` applies, for callers who want to see it."""
+        keys = self.attend.project(self.norm_context(context.tokens))
+        return self.attend.weights(self.norm_queries(queries), keys, keep=context.keep)
+
+
+class LatentReader(nn.Module):
+    """A fixed number of learned latents that read a context, and then each other in `blocks` transformer blocks.
+
+    One latent and no blocks is attention pooling; many latents and several blocks are Perceiver IO's encoder
+    (2107.14795, section 3.1). Latents start at std 0.02; `reading` goes to `CrossRead`. The read costs latents ×
+    context: linear in the context's length, not constant; only the blocks' cost is independent of it.
+    """
+
+    def __init__(self, latents: int, width: int, heads: int, *, blocks: int = 0, **reading: Any):
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(latents, width) * 0.02)
+        self.read = CrossRead(width, heads, **reading)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
 
     def forward(self, context: Encoded) -> Encoded:
         """`Encoded` of m latents; `pooled` is their mean. Masked tokens of the context leave no trace."""
-        x = self.latents.expand(context.tokens.shape[0], -1, -1)
-        keys = self.read.project(self.norm_context(context.tokens))
-        x = x + self.read(self.norm_latents(x), keys, keep=context.keep)
-        x = x + self.mlp(self.norm_mlp(x))
+        x = self.read(self._queries(context), context)
         for block in self.blocks:
             x = block(x)
         return Encoded(tokens=x, pooled=x.mean(1))
+
+    def weights(self, context: Encoded) -> Float[Tensor, "b h m n"]:
+        """Where each latent reads, for callers who want to see it."""
+        return self.read.weights(self._queries(context), context)
+
+    def _queries(self, context: Encoded) -> Float[Tensor, "b m d"]:
+        return self.latents.expand(context.tokens.shape[0], -1, -1)
