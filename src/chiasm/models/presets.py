@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from chiasm.errors import UserError
 from chiasm.models.captioner import CaptionerConfig
+from chiasm.models.classifier import FusionClassifierConfig, PictureClassifierConfig
 from chiasm.models.clip import ClipConfig
+from chiasm.models.fusion import CrossConfig, EarlyConfig, FusionConfig, LateConfig, PerceiverFusionConfig
 from chiasm.models.language import DecoderConfig, TextConfig, TextRules
 from chiasm.models.vision import ConvConfig, VitConfig
 
@@ -103,6 +106,88 @@ CLIPS: dict[str, Callable[[], ClipConfig]] = {
 def clip_preset(name: str) -> ClipConfig:
     """The dual encoder of that name; UserError names the others."""
     return _preset(CLIPS, name, "CLIP")
+
+
+FUSION_DEPTHS = {
+    "tiny": {"late": (3, 1, 0), "early": (0, 0, 5), "cross": (1, 1, 1), "perceiver": (0, 0, 4)},
+    "small": {"late": (4, 2, 0), "early": (0, 0, 7), "cross": (1, 1, 2), "perceiver": (0, 0, 6)},
+}
+"""Blocks of the picture's encoder, of the text's, and of the fusion: about as many parameters whichever the fusion (a
+layer of co-attention has two blocks, with cross-attention; a late fusion's head and the latents' read are most of one).
+"""
+
+
+def fusion_tiny(fusion: str) -> FusionClassifierConfig:
+    """About 1.4 M parameters at 32 px, to try things out."""
+    stem = VitConfig(size=(32, 32), patch_pixels=8, width=128, heads=4, stem="conv")
+    return _fusion(fusion, stem, FUSION_DEPTHS["tiny"])
+
+
+def fusion_small(fusion: str) -> FusionClassifierConfig:
+    """About 4 M parameters at 64 px, with a convolutional stem: for hundreds to tens of thousands of pictures."""
+    stem = VitConfig(size=(64, 64), patch_pixels=8, width=192, heads=4, stem="conv")
+    return _fusion(fusion, stem, FUSION_DEPTHS["small"])
+
+
+def _fusion(name: str, stem: VitConfig, depths: dict[str, tuple[int, int, int]]) -> FusionClassifierConfig:
+    if name not in depths:
+        raise UserError(f"There is no fusion {name!r}", f"Fusions: {', '.join(depths)}.")
+    before_picture, before_text, depth = depths[name]
+    sizes = {"width": stem.width, "depth": depth, "heads": stem.heads}
+    fusions: dict[str, Callable[[], FusionConfig]] = {
+        "late": lambda: LateConfig(width=stem.width),
+        "early": lambda: EarlyConfig(**sizes),
+        "cross": lambda: CrossConfig(**sizes),
+        "perceiver": lambda: PerceiverFusionConfig(**sizes),
+    }
+    return FusionClassifierConfig(
+        vision=replace(stem, depth=before_picture, pool="mean" if name == "late" else "none"),
+        text=TextConfig(width=stem.width, depth=before_text, heads=stem.heads, causal=False, pool="mean"),
+        fusion=fusions[name](),
+    )
+
+
+FUSIONS: dict[str, Callable[[str], FusionClassifierConfig]] = {"tiny": fusion_tiny, "small": fusion_small}
+
+
+def fusion_preset(name: str, fusion: str) -> FusionClassifierConfig:
+    """The classifier of pictures with texts of that name, with this fusion; UserError names the others."""
+    return _preset({known: lambda make=make: make(fusion) for known, make in FUSIONS.items()}, name, "fusion")
+
+
+def vit_tiny() -> PictureClassifierConfig:
+    """About 0.9 M parameters at 32 px, with a convolutional stem, to try things out."""
+    return PictureClassifierConfig(
+        vision=VitConfig(size=(32, 32), patch_pixels=8, width=128, depth=2, heads=4, stem="conv", pool="mean")
+    )
+
+
+def vit_small() -> PictureClassifierConfig:
+    """About 3 M parameters at 64 px, with a convolutional stem: for hundreds to tens of thousands of pictures."""
+    return PictureClassifierConfig(
+        vision=VitConfig(size=(64, 64), patch_pixels=8, width=192, depth=4, heads=4, stem="conv", pool="mean")
+    )
+
+
+def _published_vit(width: int, depth: int) -> PictureClassifierConfig:
+    """A size of 2010.11929, table 1 (or 2012.12877's smaller ones), at 224 px and patches of 16; heads are 64 wide."""
+    return PictureClassifierConfig(
+        vision=VitConfig(size=(224, 224), patch_pixels=16, width=width, depth=depth, heads=width // 64, pool="cls")
+    )
+
+
+VITS: dict[str, Callable[[], PictureClassifierConfig]] = {
+    "tiny": vit_tiny,
+    "small": vit_small,
+    "vit-s-16": lambda: _published_vit(384, 12),
+    "vit-b-16": lambda: _published_vit(768, 12),
+    "vit-l-16": lambda: _published_vit(1024, 24),
+}
+
+
+def vit_preset(name: str) -> PictureClassifierConfig:
+    """The classifier of pictures of that name; UserError names the others."""
+    return _preset(VITS, name, "vit")
 
 
 def _preset(known: dict[str, Callable[[], C]], name: str, what: str) -> C:
