@@ -43,7 +43,8 @@ class Bundle:
     """A model and its world: the tokenizer and the preprocessing that it was trained with."""
 
     model: Model
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    """None for a model that reads no texts."""
     preprocess: PreprocessConfig
     calibration: Calibration | None = None
     """What held-out pairs said about the cosines of a dual encoder."""
@@ -61,7 +62,8 @@ class Bundle:
             save_file(tensors, new / "model.safetensors")
             world = BundleConfig(model=self.model.config, preprocess=self.preprocess, calibration=self.calibration)
             configs.save(world, new / "config.json")
-            self.tokenizer.save(new / "tokenizer.json")
+            if self.tokenizer is not None:
+                self.tokenizer.save(new / "tokenizer.json")
             (new / "card.md").write_text(self.card, encoding="utf-8")
             if folder.exists():
                 folder.rename(Path(scratch) / "old")
@@ -72,9 +74,9 @@ class Bundle:
         """Read a bundle's folder, or a run's folder that holds one; UserError says what is missing or does not fit."""
         folder = find_bundle(Path(folder))
         config = configs.load(BundleConfig, folder / "config.json")
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
         vocabulary = config.model.vocabulary
-        if tokenizer.vocab_size != vocabulary:
+        tokenizer = Tokenizer.load(folder / "tokenizer.json") if config.model.rules else None
+        if tokenizer is not None and tokenizer.vocab_size != vocabulary:
             raise UserError(
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocabulary}",
                 "The files are of different runs; restore the bundle from a copy.",

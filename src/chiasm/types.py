@@ -68,7 +68,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: v.to(device, non_blocking=True) for name, v in held.items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in held.items() if isinstance(v, Tensor)}
         return Batch(**held | moved)
 
     def split(self, rows: int) -> Iterator[Batch]:
@@ -76,7 +76,8 @@ class Batch:
         for start in range(0, len(self), rows):
             part = slice(start, start + rows)
             held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-            yield Batch(**{name: None if value is None else value[part] for name, value in held.items()})
+            cut: dict[str, Any] = {name: None if value is None else value[part] for name, value in held.items()}
+            yield Batch(**cut)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,7 @@ def test_a_large_batch_is_walked_in_tiles_to_the_same_gradient(make_clip, pairs,
     chunks = []
     for name, loss in (("info_nce", info_nce), ("sigmoid_pairs", sigmoid_pairs)):
         record = lambda *args, chunk, loss=loss: (chunks.append(chunk), loss(*args, chunk=chunk))[1]  # noqa: E731
-        monkeypatch.setattr(objectives, name, record)
+        monkeypatch.setattr(contrastive, name, record)
     told, got = gradients(model, Contrastive(), pairs, parts)
     assert chunks == [2]
     assert told == pytest.approx(whole, rel=1e-5)

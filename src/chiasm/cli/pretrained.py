@@ -46,7 +46,7 @@ def export(run: Path, *, layout: Literal["huggingface"] = "huggingface", out: Pa
     """
     _must_be_free(out)
     bundle = Bundle.load(run)
-    if not isinstance(bundle.model, Clip):
+    if not isinstance(bundle.model, Clip) or bundle.tokenizer is None:
         raise UserError(f"{run} is no dual encoder", f"The layout {layout} is for what `chiasm train clip` makes.")
     try:
         save_pretrained(bundle.model, bundle.tokenizer, bundle.preprocess, out)

@@ -23,8 +23,8 @@ import PIL
 from jaxtyping import Int, UInt8
 
 from chiasm import config
-from chiasm.data.picture import BrokenPicture
-from chiasm.data.transforms import PreprocessConfig, read_pixels
+from chiasm.data.picture import BrokenPicture, picture_of
+from chiasm.data.transforms import NO_PICTURES, PreprocessConfig, read_pixels
 from chiasm.errors import UserError
 from chiasm.progress import counting
 from chiasm.types import Example, Picture
@@ -74,9 +74,11 @@ class Pictures:
 
     def pixels_of(self, rows: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b height width 3"]:
         """The pixels of good rows, as an array of its own. Raises BrokenPicture if a file has broken since."""
+        if self.preprocess.size == NO_PICTURES:
+            return np.empty((len(rows), 0, 0, 3), np.uint8)
         if self.pixels is not None:
             return np.take(np.asarray(self.pixels), rows, axis=0)
-        images = [self.examples[int(row)].image for row in rows]
+        images = [picture_of(self.examples[int(row)]) for row in rows]
         with ThreadPoolExecutor(_threads()) as pool:
             pixels = list(pool.map(partial(read_pixels, config=self.preprocess), images))
         return np.stack(pixels) if pixels else np.empty((0, *self.preprocess.size, 3), np.uint8)
@@ -103,6 +105,8 @@ def prepare_pictures(
     """
     if not len(examples):
         raise UserError(f"{name} has no pictures", "Check the path and the name of the split.")
+    if preprocess.size == NO_PICTURES:
+        return Pictures(examples=examples, preprocess=preprocess, broken=(), path=None)
     stored = len(examples) * math.prod(preprocess.size) * 3 <= limit_bytes
     folder = folder or default_folder()
     stem = f"{re.sub(r'[^0-9A-Za-z.]+', '-', name)[-60:]}-{_fingerprint(examples, preprocess, stored)}"
@@ -149,7 +153,9 @@ def _fingerprint(examples: Sequence[Example], preprocess: PreprocessConfig, stor
     return digest.hexdigest()
 
 
-def _identity(picture: Picture) -> tuple[Any, ...]:
+def _identity(picture: Picture | None) -> tuple[Any, ...]:
+    if picture is None:
+        return ()
     if isinstance(picture, Path):
         try:
             status = picture.stat()
@@ -243,7 +249,7 @@ def _blocks(
 
 def _read(preprocess: PreprocessConfig, example: Example) -> np.ndarray | BrokenPicture:
     try:
-        return read_pixels(example.image, preprocess)
+        return read_pixels(picture_of(example), preprocess)
     except BrokenPicture as error:
         return error
 

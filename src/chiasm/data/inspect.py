@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from chiasm.data.findings import Broken, Findings, Place, Spread
-from chiasm.data.picture import BrokenPicture, read_picture
+from chiasm.data.picture import BrokenPicture, picture_of, read_picture
 from chiasm.data.source import Source
 from chiasm.progress import track
 from chiasm.types import Example, Picture
@@ -86,8 +86,9 @@ def _examine(example: Example) -> tuple[Example, _Look]:
     """The example without its picture, which need not stay in memory, and what the picture is."""
     about = Example(image=Path(), texts=example.texts, key=example.key, group=example.group)
     try:
-        rgb = read_picture(example.image)
-        kind, mode, width, height = _header(example.image)
+        picture = picture_of(example)
+        rgb = read_picture(picture)
+        kind, mode, width, height = _header(picture)
     except BrokenPicture as error:
         return about, _Look(broken=error.reason)
     pixels = hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).digest()

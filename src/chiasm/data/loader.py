@@ -36,7 +36,7 @@ class Loader:
         self,
         examples: Sequence[Example],
         pictures: Pictures,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         *,
         preprocess: PreprocessConfig,
         augment: AugmentConfig | None,
@@ -45,8 +45,11 @@ class Loader:
         seed: int,
         truncate: bool = False,
         workers: int = 0,
+        classes: Sequence[str] = (),
     ):
         """Tokenise all texts once; UserError for an example without text, or a text longer than `context` ids.
+
+        Without a tokenizer texts are empty. Labels are places in `classes`, where there are any.
 
         With `truncate` longer texts lose their end instead. `workers` processes make the batches of `stream`; with 0
         it is a thread, which is quicker unless pictures are read for every batch.
@@ -64,13 +67,16 @@ class Loader:
         chosen = [examples[int(row)] for row in pictures.good]
         self.keys = [example.key for example in chosen]
         self._images = _numbered((bool(example.group), example.group or example.key) for example in chosen)
-        self._counts = np.array([len(example.texts) for example in chosen])
+        texts = [example.texts if tokenizer else ("",) for example in chosen]
+        self._counts = np.array([len(own) for own in texts])
         if not self._counts.all():
             key = self.keys[int(self._counts.argmin())]
             raise UserError(f"The picture {key} has no text", "Give it one, or leave it out.")
         self._starts = np.cumsum(self._counts) - self._counts
-        self._texts = _numbered(text for example in chosen for text in example.texts)
-        self._tokens = _Tokens(chosen, tokenizer, context, truncate)
+        self._texts = _numbered(text for own in texts for text in own)
+        self._tokens = _Tokens(chosen, tokenizer, context, truncate) if tokenizer else None
+        places = {name: place for place, name in enumerate(classes)}
+        self._labels = np.array([places.get(example.label, -1) for example in chosen]) if classes else None
         self._order: tuple[int, np.ndarray] = -1, self._starts
 
     def __len__(self) -> int:
@@ -119,12 +125,13 @@ class Loader:
 
     def _made(self, rows: np.ndarray, picks: np.ndarray, generator: torch.Generator | None) -> Batch:
         images = unit_images(self.pictures.pixels_of(self.pictures.good[rows]))
-        if self.augment and generator:
+        if self.augment and generator and images.numel():
             images = augment(images, self.augment, generator)
         texts = self._texts[self._starts[rows] + picks]
-        ids, keep = self._tokens.padded(texts)
+        ids, keep = self._tokens.padded(texts) if self._tokens else _no_tokens(len(rows))
         return Batch(
             images=standardize(images, self.preprocess),
+            labels=None if self._labels is None else torch.from_numpy(self._labels[rows]),
             ids=ids,
             keep=keep,
             image_ids=torch.from_numpy(self._images[rows]),
@@ -162,6 +169,10 @@ class _Tokens:
         ids = np.full(keep.shape, self.pad, dtype=np.int64)
         ids[keep] = self.ids[places[keep]]
         return torch.from_numpy(ids), torch.from_numpy(keep)
+
+
+def _no_tokens(rows: int) -> tuple[Int[Tensor, "b 0"], Bool[Tensor, "b 0"]]:
+    return torch.zeros(rows, 0, dtype=torch.long), torch.zeros(rows, 0, dtype=torch.bool)
 
 
 def _too_long(examples: Sequence[Example], texts: Sequence[str], tokenizer: Tokenizer, context: int) -> UserError:

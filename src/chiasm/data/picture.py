@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from chiasm.errors import UserError
-from chiasm.types import Picture
+from chiasm.types import Example, Picture
 
 MAX_PIXELS = 89_478_485
 """Larger pictures count as decompression bombs; it is Pillow's own limit (a quarter of a gigabyte of RGB)."""
@@ -38,6 +38,13 @@ class BrokenPicture(UserError):  # noqa: N818 (what it names is the picture)
     def __init__(self, reason: str):
         super().__init__(f"The picture cannot be read: {reason}", "Open it in a viewer; replace or remove it.")
         self.reason = reason
+
+
+def picture_of(example: Example) -> Picture:
+    """The picture of an example; BrokenPicture where it has none."""
+    if example.image is None:
+        raise BrokenPicture("it has no picture")
+    return example.image
 
 
 def read_picture(picture: Picture, *, at_least_pixels: tuple[int, int] | None = None) -> Image.Image:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from chiasm.data.picture import BrokenPicture, read_picture
+from chiasm.data.picture import BrokenPicture, picture_of, read_picture
 from chiasm.data.source import Source
 from chiasm.types import Example
 
@@ -54,7 +54,7 @@ def _cell(example: Example, side_pixels: int) -> Image.Image:
     draw = ImageDraw.Draw(cell)
     font = _font(TEXT_PIXELS)
     try:
-        picture = read_picture(example.image)
+        picture = read_picture(picture_of(example))
         scale = side_pixels / max(picture.size)
         width, height = (max(1, round(length * scale)) for length in picture.size)
         way = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,19 @@ class Source:
         return [name for name in self.splits if name.startswith("test")]
 
 
+def class_names(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The different labels of some examples in order: numbers by value, then words; examples without one have none."""
+    names = {example.label for example in examples} - {""}
+    return tuple(sorted(names, key=lambda name: (not _is_number(name), float(name) if _is_number(name) else 0, name)))
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return math.isfinite(float(name))
+    except ValueError:
+        return False
+
+
 def split_by_hash(groups: Sequence[str], *, val_share: float = 0.1, test_share: float = 0.1) -> dict[str, np.ndarray]:
     """Indices of "train", "val" and "test", a group never in two of them; ValueError for shares that leave no train.
 
@@ -90,4 +104,4 @@ def _fraction(group: str) -> float:
     return int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()[:4], "big") / 2**32
 
 
-__all__ = ["Source", "View", "split_by_hash", "splits_by_name"]
+__all__ = ["Source", "View", "class_names", "split_by_hash", "splits_by_name"]

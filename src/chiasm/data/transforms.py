@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from chiasm.data.picture import read_picture
 from chiasm.types import Picture
 
+NO_PICTURES = 0, 0
+"""The size of the pictures of a model that sees none."""
 LUMINANCE = (0.299, 0.587, 0.114)
 TRIM_TOLERANCE = 24
 """Of 255: how far a margin's pixels may differ from its colour, so that JPEG noise still counts as margin."""
@@ -29,7 +31,7 @@ class PreprocessConfig:
     """How pictures become model input; it travels with the weights, since another rule is another model."""
 
     size: tuple[int, int] = (64, 64)
-    """Height and width in pixels."""
+    """Height and width in pixels; (0, 0) for a model that sees no pictures, so that none is read."""
     resize: Literal["squash", "crop", "pad"] = "pad"
     """pad: the whole picture between white bars; crop: the centre of the short side, as CLIP; squash: distorted."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -42,7 +44,7 @@ class PreprocessConfig:
     weights come with False, as they were trained."""
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
+        if min(self.size) < 1 and self.size != NO_PICTURES:
             raise ValueError(f"size is {self.size}, it must be at least one pixel each way")
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}, it must be positive")

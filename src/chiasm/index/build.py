@@ -18,7 +18,7 @@ from PIL import Image
 
 from chiasm import config as configs
 from chiasm.data.cache import Broken, write_quarantine
-from chiasm.data.picture import BrokenPicture, read_picture
+from chiasm.data.picture import BrokenPicture, picture_of, read_picture
 from chiasm.data.source import Source
 from chiasm.data.transforms import PreprocessConfig, read_pixels
 from chiasm.errors import UserError
@@ -177,24 +177,25 @@ def _look(preprocess: PreprocessConfig, known: _Known, example: Example) -> tupl
     key = _unicode(example.key)
     old = known.of(key)
     try:
+        picture = picture_of(example)
         columns: dict[str, Any] = {
             "id": key,
-            "path": _unicode(str(example.image.absolute())) if isinstance(example.image, Path) else "",
+            "path": _unicode(str(picture.absolute())) if isinstance(picture, Path) else "",
             "said": configs.fingerprint([example.texts, example.tags, example.label, example.group]),
-            "stamp": _stamp(example.image),
+            "stamp": _stamp(picture),
         }
         if old is not None and columns["stamp"] and all(old[name] == value for name, value in columns.items()):
             return key, None
-        picture = _content(example.image)
-        columns["digest"] = _digest(picture)
+        content = _content(picture)
+        columns["digest"] = _digest(content)
         if old == columns:
             return key, None
         columns |= {name: list(map(_unicode, getattr(example, name))) for name in ("texts", "tags")}
         columns |= {name: _unicode(getattr(example, name)) for name in ("label", "group")}
         if old is not None and old["digest"] == columns["digest"]:
             return key, _Row(columns=columns, pixels=None, known=True)
-        columns["thumbnail"] = b"" if columns["path"] else _thumbnail(picture)
-        return key, _Row(columns=columns, pixels=read_pixels(picture, preprocess), known=old is not None)
+        columns["thumbnail"] = b"" if columns["path"] else _thumbnail(content)
+        return key, _Row(columns=columns, pixels=read_pixels(content, preprocess), known=old is not None)
     except BrokenPicture as error:
         return key, error
 

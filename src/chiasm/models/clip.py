@@ -56,6 +56,10 @@ class ClipConfig:
         """How many token ids there are."""
         return self.text.vocabulary
 
+    @property
+    def classes(self) -> None:
+        """None: it knows no classes."""
+
     def completed(self, vocabulary: int, unk: int | None, classes: tuple[str, ...] = ()) -> ClipConfig:
         """With what the tokenizer and the data know."""
         rules = replace(self.rules, unk=unk)

@@ -13,6 +13,7 @@ from torch import nn
 from chiasm.bundle import Bundle
 from chiasm.data.transforms import PreprocessConfig, read_pixels
 from chiasm.errors import UserError
+from chiasm.text import Tokenizer
 from chiasm.types import Picture
 
 P = TypeVar("P", bound="Predictor")
@@ -32,12 +33,17 @@ class Predictor:
             )
         self.bundle = bundle
         self.model = bundle.model.eval()
-        self.tokenizer = bundle.tokenizer
 
     @classmethod
     def load(cls: type[P], folder: str | Path) -> P:
         """From the folder of a run or of a bundle; UserError where that is not one, or holds another kind of model."""
         return cls(Bundle.load(folder))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """That of a model which reads or writes texts."""
+        assert self.bundle.tokenizer is not None
+        return self.bundle.tokenizer
 
     @property
     def preprocess(self) -> PreprocessConfig:

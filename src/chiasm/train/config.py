@@ -110,10 +110,10 @@ class RunConfig:
     """A trained model to start from: the folder of a run or a bundle, or published weights."""
     train: TrainConfig = field(default_factory=TrainConfig)
 
-    def completed(self, vocabulary: int, unk: int | None = UNK) -> RunConfig:
-        """With what the tokenizer and the model know: the vocabulary, and the pictures' size."""
+    def completed(self, vocabulary: int, unk: int | None = UNK, classes: tuple[str, ...] = ()) -> RunConfig:
+        """With what the tokenizer, the data and the model know: the vocabulary, the classes, the pictures' size."""
         return replace(
             self,
-            model=self.model.completed(vocabulary, unk),
+            model=self.model.completed(vocabulary, unk, classes),
             preprocess=replace(self.preprocess, size=self.model.size),
         )

@@ -23,6 +23,7 @@ from chiasm.bundle import Bundle, fill, own_tensors
 from chiasm.cost import measure_step_seconds
 from chiasm.data.cache import Pictures, check_broken, prepare_pictures, write_quarantine
 from chiasm.data.loader import Loader
+from chiasm.data.source import class_names
 from chiasm.errors import UserError
 from chiasm.evaluate import SplitScores
 from chiasm.models import CaptionerConfig, ClipConfig, build_model
@@ -64,7 +65,8 @@ class Run:
             raise UserError(f"{self.source.name} has no training pictures", self.source.understood)
         start = None if config.start is None or resume else load_start(config.start)
         self.tokenizer = self._tokenizer(config, start, resume)
-        self.config = config.completed(self.tokenizer.vocab_size, self.tokenizer.unk)
+        vocabulary, unk = (self.tokenizer.vocab_size, self.tokenizer.unk) if self.tokenizer else (0, None)
+        self.config = config.completed(vocabulary, unk, class_names(train) if config.model.classes is not None else ())
         self.pictures = self._pictures()
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
@@ -95,8 +97,13 @@ class Run:
             raise UserError(f"{self.folder} cannot be made: {error.strerror}", "Name another folder.") from error
         return config
 
-    def _tokenizer(self, config: RunConfig, start: Bundle | None, resume: bool) -> Tokenizer:
-        """That of the model which the run starts from, or of the text encoder that was brought in, or a new one."""
+    def _tokenizer(self, config: RunConfig, start: Bundle | None, resume: bool) -> Tokenizer | None:
+        """That of the model which the run starts from, or of the text encoder that was brought in, or a new one.
+
+        None for a model that reads no texts.
+        """
+        if config.model.rules is None:
+            return None
         path = self.folder / "checkpoints" / "tokenizer.json"
         if resume:
             return Tokenizer.load(path)
@@ -153,7 +160,8 @@ class Run:
             preprocess=self.config.preprocess,
             augment=train.augment if split == "train" else None,
             batch_size=train.batch_size,
-            context=self.config.model.rules.context,
+            context=self.config.model.rules.context if self.config.model.rules else 0,
+            classes=self.config.model.classes or (),
             seed=train.seed,
             truncate=self.config.data.truncate,
             workers=train.workers,
