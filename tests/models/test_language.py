@@ -93,16 +93,21 @@ def test_a_draft_selects_pictures_with_their_masks():
     torch.testing.assert_close(got[:, 0], wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("ids", [{"pad": 1}, {"eot": 1}, {"bos": 2}, {"unk": 0}])
+@pytest.mark.parametrize("ids", [{"pad": 1}, {"unk": 0}, {"unk": 1}, {"unk": 2}, {"bos": 2, "unk": 2}])
 def test_reserved_ids_must_differ(ids):
     with pytest.raises(ValueError, match="must differ"):
         TextRules(**ids)
 
 
-@pytest.mark.parametrize("ids", [{"pad": 2}, {"bos": None}])
-def test_what_an_encoder_takes_of_published_tokenizers_a_decoder_refuses(ids):
+def test_texts_may_end_with_what_they_begin_with_or_are_padded_with_where_a_decoder_writes_them():
+    for ids in ({"pad": 2}, {"bos": 2}, {"pad": 2, "bos": 2}):
+        rules = TextRules(**ids)
+        DecoderConfig(rules=rules)
+        assert rules.eot not in rules.unwritten
+    with pytest.raises(ValueError, match="bos and eot are both 2"):
+        TextConfig(rules=TextRules(bos=2))
     with pytest.raises(ValueError, match="a decoder needs BOS"):
-        DecoderConfig(rules=TextRules(**ids))
+        DecoderConfig(rules=TextRules(bos=None))
 
 
 def test_a_context_without_room_for_a_word_is_refused():

@@ -270,6 +270,22 @@ def test_a_tokenizer_that_ends_no_text_cannot_be_adopted(tmp_path, before, after
         Tokenizer.adopt(published(tmp_path, before=before, after=after))
 
 
+@pytest.mark.parametrize(("bos", "wanted"), [("[SEP]", (4, 4)), ("[CLS]", (5, 4)), (None, (None, 4))])
+def test_where_nothing_is_put_around_a_text_it_is_what_is_named(tmp_path, bos, wanted):
+    published(tmp_path, before="", after="")
+    named = {"eos_token": "[SEP]"} | ({"bos_token": {"content": bos}} if bos else {})
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
+    (tmp_path / "tokenizer_config.json").unlink()
+    tokenizer = Tokenizer.adopt(tmp_path)
+    assert (tokenizer.bos, tokenizer.eot, tokenizer.pad) == (*wanted, 4)
+    ids = tokenizer.encode(["a red", ""], context=9)
+    before = [] if bos is None else [wanted[0]]
+    assert ids.tolist() == [[*before, 0, 1, 4], [*before, 4, 4, 4]]
+    assert [tokenizer.decode(row) for row in ids] == ["a red", ""]
+    tokenizer.save(tmp_path / "saved.json")
+    assert Tokenizer.load(tmp_path / "saved.json").encode(["a red", ""], context=9).tolist() == ids.tolist()
+
+
 def test_adopting_nothing_or_damaged_files(tmp_path):
     with pytest.raises(UserError, match="cannot be read") as error:
         Tokenizer.adopt(tmp_path)

@@ -44,7 +44,7 @@ class TextRules:
     @property
     def unwritten(self) -> list[int]:
         """The ids that no generated text holds."""
-        return [i for i in (self.pad, self.bos, self.unk) if i is not None]
+        return [i for i in (self.pad, self.bos, self.unk) if i is not None and i != self.eot]
 
     @property
     def start(self) -> int:
@@ -60,9 +60,9 @@ class TextRules:
         return cls(**ids, context=context)
 
     def __post_init__(self) -> None:
-        marks = [i for i in (self.bos, self.eot, self.unk) if i is not None]
-        # Published tokenizers pad with EOT, which does no harm: a text ends at its first.
-        if len(set(marks)) < len(marks) or self.pad in (self.bos, self.unk):
+        # Published tokenizers pad with EOT, or begin with it too, as GPT-2's; all else would be ambiguous.
+        begins_with_pad = self.pad == self.bos and self.bos != self.eot
+        if begins_with_pad or (self.unk is not None and self.unk in (self.pad, self.bos, self.eot)):
             raise ValueError(f"pad {self.pad}, bos {self.bos}, eot {self.eot} and unk {self.unk} must differ")
         if self.context < 3:
             raise ValueError(f"context {self.context} leaves no room for a word between BOS and EOT")
@@ -89,6 +89,8 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.rules.bos == self.rules.eot:
+            raise ValueError(f"bos and eot are both {self.rules.eot}: the end of such a text cannot be found")
 
 
 class TextEncoder(nn.Module):
@@ -165,10 +167,8 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.rules.bos is None or self.rules.pad == self.rules.eot:
-            raise ValueError(
-                "a decoder needs BOS to start from, and pads that differ from EOT, which it learns to write"
-            )
+        if self.rules.bos is None:
+            raise ValueError("a decoder needs BOS to start from")
 
 
 @dataclass(kw_only=True)

@@ -75,8 +75,8 @@ class Tokenizer:
     def adopt(cls, folder: str | Path) -> Tokenizer:
         """The tokenizer of published weights: a folder with Hugging Face's `tokenizer.json` and what names its pad.
 
-        Lower case, white space and pieces are as the file says. UserError where it is missing, damaged, or puts no one
-        token after a text.
+        Lower case, white space and pieces are as the file says. Where it puts nothing around a text, as GPT-2's, that
+        is its `bos_token` and `eos_token`. UserError where it is missing, damaged, or puts no one token after a text.
         """
         path = Path(folder) / "tokenizer.json"
         inner = _read(
@@ -85,6 +85,8 @@ class Tokenizer:
         names = _special_names(Path(folder))
         pad = inner.token_to_id(names.get("pad_token", ""))
         inner.no_padding()
+        if not inner.encode("", add_special_tokens=True).ids:
+            inner.post_processor = _around_texts(inner, names)
         if pad is not None:
             inner.enable_padding(pad_id=pad, pad_token=names["pad_token"])
         suffix = getattr(inner.model, "end_of_word_suffix", None)
@@ -167,6 +169,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | Int[Tensor, " l"]) -> str:
         """The text of the ids up to the first EOT; reserved ids leave no trace. ValueError where an id is not ours."""
         ids = [int(i) for i in ids]
+        if self.bos is not None and ids[:1] == [self.bos]:
+            ids = ids[1:]  # which may be the same token as EOT
         ids = ids[: ids.index(self.eot)] if self.eot in ids else ids
         self._check(ids)
         return self._inner.decode([i for i in ids if i not in self._reserved])
@@ -225,6 +229,17 @@ def _ends(inner: tokenizers.Tokenizer) -> tuple[int | None, int]:
     if not some.special_tokens_mask[-1]:
         raise ValueError("it puts no EOT after a text")
     return (empty[0] if len(empty) == 2 else None), empty[-1]
+
+
+def _around_texts(inner: tokenizers.Tokenizer, names: dict[str, str]) -> processors.PostProcessor | None:
+    """A post-processor that puts the tokens around a text which are named for it; None where there is no end."""
+    before, after = names.get("bos_token", ""), names.get("eos_token", "")
+    ids = [(token, inner.token_to_id(token)) for token in (before, after)]
+    known = [(token, index) for token, index in ids if index is not None]
+    if ids[1] not in known:
+        return inner.post_processor
+    start = f"{before} " if ids[0] in known else ""
+    return processors.TemplateProcessing(single=f"{start}$A {after}", special_tokens=list(dict(known).items()))
 
 
 def _unknown(inner: tokenizers.Tokenizer, others: set[int | None]) -> int | None:
