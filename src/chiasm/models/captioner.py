@@ -65,6 +65,26 @@ class CaptionerConfig:
         return replace(self, decoder=replace(self.decoder, vocabulary=vocabulary, rules=rules))
 
 
+def with_fusion(config: CaptionerConfig, fusion: CaptionerFusion) -> CaptionerConfig:
+    """The same captioner with another fusion than cross, its depth in other places.
+
+    late: as it is. early: the encoder's blocks go to the decoder. perceiver: they go to the latents, for which the read
+    counts as one block. A convolutional encoder keeps its stages in any case. ValueError where another fusion than
+    cross has moved them already.
+    """
+    if fusion == config.fusion:
+        return config
+    if config.fusion != "cross":
+        raise ValueError(f"the captioner's fusion is {config.fusion} already, so its depth is not where cross has it")
+    if fusion == "late" or isinstance(config.vision, ConvConfig):
+        return replace(config, fusion=fusion)
+    depth, vision = config.vision.depth, replace(config.vision, depth=0)
+    if fusion == "perceiver":
+        return replace(config, fusion=fusion, vision=vision, latent_blocks=max(0, depth - 1))
+    decoder = replace(config.decoder, depth=config.decoder.depth + depth)
+    return replace(config, fusion=fusion, vision=vision, decoder=decoder)
+
+
 class PictureTokens(nn.Module):
     """A picture as tokens in front of words: of the words' width, with a learned vector that says what they are."""
 
@@ -98,11 +118,11 @@ class PictureLatents(nn.Module):
 class Captioner(nn.Module, Writer):
     """Picture in, text out: a picture encoder, a causal decoder, and the fusion between them.
 
-    cross: cross-attention in every block (1411.4555, 2101.10804). early: one sequence of picture and words with a
-    prefix-causal mask, all blocks for both (as PaliGemma, 2407.07726, section 3.2). late: the same with the pooled
-    vector alone (the mean, where the encoder does not pool; 1411.4555 shows it to the decoder at the same place). perceiver: cross-attention to latents that have read the picture (as Flamingo's resampler, 2204.14198,
-    section 2.1). But for `late`, what is read is the grid's tokens and, where the encoder pools, the pooled vector as
-    one more token in front.
+    cross: cross-attention in every block (1502.03044; 2101.10804). early: one sequence of picture and words with a
+    prefix-causal mask, every block for both (as PaliGemma, 2407.07726, section 3.2). late: the same, the picture being
+    its pooled vector alone (as 1411.4555, section 3.1). perceiver: cross-attention to latents that have read the
+    picture (as Flamingo's resampler, 2204.14198, section 3.1.1). But for late, what is read is the grid's tokens and,
+    where the encoder pools, the pooled vector as one more token in front.
     """
 
     def __init__(self, config: CaptionerConfig):
