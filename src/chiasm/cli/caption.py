@@ -8,6 +8,7 @@ from typing import Literal
 
 from chiasm import config as configs
 from chiasm.cli.pictures import find_pictures, in_batches
+from chiasm.errors import UserError
 from chiasm.figures import attention_figure
 from chiasm.generate import GenerateConfig
 from chiasm.predict import Caption, CaptionPredictor
@@ -62,6 +63,11 @@ def caption(
     )  # fmt: skip
     paths = find_pictures(pictures)
     predictor = CaptionPredictor.load(run)
+    if attention is not None and not predictor.looks:
+        raise UserError(
+            f"{run} reads one vector of a picture (fusion late), so there is no place where it looks",
+            "Leave out --attention, or train with another --fusion.",
+        )
     for good, pixels in in_batches(predictor, paths, "captioning"):
         for path, pixel, text in zip(good, pixels, predictor.caption_pixels(pixels, config), strict=True):
             print(_as_json(path, text) if json else _as_line(path, text), flush=True)

@@ -22,7 +22,10 @@ LOOKED_AT = 4
 
 
 def draw_captions(predictor: CaptionPredictor, source: Source, results: Sequence[SplitScores], folder: Path) -> None:
-    """For each split `gallery-SPLIT.png`, and `attention-SPLIT/` for a few of its pictures, right captions first."""
+    """For each split `gallery-SPLIT.png`, and `attention-SPLIT/` for a few of its pictures, right captions first.
+
+    Without the latter for a model that looks at no places.
+    """
     for result in results:
         _, pictures = readable(source, result.split, predictor.preprocess, 1.0)
         places = _spread(len(result.told))
@@ -31,6 +34,8 @@ def draw_captions(predictor: CaptionPredictor, source: Source, results: Sequence
         right = [item.caption in item.texts for item in told]
         texts = [t.caption if r else f"{t.caption}\n({t.texts[0]})" for t, r in zip(told, right, strict=True)]
         _gallery(pixels, texts, right, folder / f"gallery-{result.split}.png")
+        if not predictor.looks:
+            continue
         chosen = sorted(range(len(told)), key=lambda place: (not right[place], place))[:LOOKED_AT]
         for caption, place in zip(predictor.caption_pixels(pixels[chosen], GenerateConfig()), chosen, strict=True):
             words = [word for word, _ in caption.tokens]

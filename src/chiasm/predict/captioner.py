@@ -77,10 +77,15 @@ class CaptionPredictor(Predictor):
                 told = text
         yield text[len(told) :]
 
+    @property
+    def looks(self) -> bool:
+        """Whether there is anything to see of where it looked."""
+        return self.model.looks
+
     @torch.no_grad()
     def attention(self, pixels: Pixels, caption: Caption) -> Float[np.ndarray, "l rows columns"]:
         """Where the decoder looked in one picture before it wrote each of the caption's tokens (shares that sum to 1
-        over the grid, or to less where the encoder's pooled token took its part)."""
+        over the grid, or to less: see `Captioner.attention_maps`); ValueError where `looks` is False."""
         ids = torch.tensor([[self.model.rules.bos, *caption.ids]])[:, : len(caption.tokens)]
         return self.model.attention_maps(normalize(pixels, self.bundle.preprocess), ids)[0].numpy()
 
