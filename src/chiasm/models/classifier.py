@@ -95,7 +95,7 @@ class FusionClassifier(nn.Module, Classifier):
         """
         picture = None if self.vision is None or not batch.images.shape[-1] else self.vision(batch.images)
         text = None if self.text is None or not batch.ids.shape[-1] else self.text(batch.ids)
-        if self.training and self.config.withhold:
+        if self.training and self.config.withhold and picture is not None and text is not None:
             picture, text = _withheld(picture, text, self.config.withhold)
         return self.head(self.fusion(picture, text).pooled)
 

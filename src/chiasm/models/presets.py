@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from chiasm.errors import UserError
 from chiasm.models.captioner import CaptionerConfig
@@ -118,7 +118,7 @@ layer of co-attention has two blocks, with cross-attention; a late fusion's head
 
 
 def fusion_tiny(fusion: str) -> FusionClassifierConfig:
-    """About 1.4 M parameters at 32 px, to try things out."""
+    """About 1.5 M parameters at 32 px, to try things out."""
     stem = VitConfig(size=(32, 32), patch_pixels=8, width=128, heads=4, stem="conv")
     return _fusion(fusion, stem, FUSION_DEPTHS["tiny"])
 
@@ -133,7 +133,7 @@ def _fusion(name: str, stem: VitConfig, depths: dict[str, tuple[int, int, int]])
     if name not in depths:
         raise UserError(f"There is no fusion {name!r}", f"Fusions: {', '.join(depths)}.")
     before_picture, before_text, depth = depths[name]
-    sizes = {"width": stem.width, "depth": depth, "heads": stem.heads}
+    sizes: Any = {"width": stem.width, "depth": depth, "heads": stem.heads}
     fusions: dict[str, Callable[[], FusionConfig]] = {
         "late": lambda: LateConfig(width=stem.width),
         "early": lambda: EarlyConfig(**sizes),
