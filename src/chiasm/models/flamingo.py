@@ -136,8 +136,10 @@ class Flamingo(nn.Module, Writer):
             getattr(self, part).eval()
         return self
 
-    def encode(self, media: Float[Tensor, "b t f c height width"]) -> Float[Tensor, "b t m d"]:
-        """What the language model reads of each picture or video."""
+    def encode(self, media: Float[Tensor, "b t f c height width"]) -> Float[Tensor, "b pictures m d"]:
+        """What the language model reads of each picture or video; of none at all, what no token will."""
+        if not media.shape[1]:  # attention wants a key, be it one that nothing reads
+            media = media.new_zeros(len(media), 1, *media.shape[2:])
         b, t, f = media.shape[:3]
         tokens = self.vision(media.flatten(0, 2)).tokens
         return self.resampler(tokens.view(b, t, f, *tokens.shape[1:]))
@@ -159,8 +161,8 @@ class Flamingo(nn.Module, Writer):
 
     @property
     def rules(self) -> TextRules:
-        """The ids and the length that texts keep to."""
-        return self.config.rules
+        """The ids, and the length of a text that follows its picture and nothing else."""
+        return replace(self.config.rules, context=self.config.rules.context - 1)
 
     def start(self, images: Float[Tensor, "b c height width"], beams: int = 1) -> MediaDraft:
         """Each text follows its picture, and nothing else is shown: no shots."""
@@ -181,7 +183,7 @@ class Flamingo(nn.Module, Writer):
         )
 
     def step(self, ids: Int[Tensor, " r"], draft: MediaDraft) -> Float[Tensor, "r v"]:
-        """Append one token to every row, and after the first of all, BOS, the prompt; returns the next token's logits."""
+        """Append one token to every row, and the prompt to BOS, the first of all; returns the next token's logits."""
         read = ids[:, None] if draft.length else torch.cat([ids[:, None], draft.prompt], 1)
         return self.extend(read, draft)[:, -1]
 
@@ -241,11 +243,10 @@ class Prompted(Writer):
         self.model = model
         self.media = media
         self.prompt = prompt
-        room = model.rules.context - prompt.shape[1]
+        context = model.config.rules.context
+        room = context - prompt.shape[1]
         if room < 3:
-            raise ValueError(
-                f"a prompt of {prompt.shape[1]} tokens leaves no room in a context of {model.rules.context}"
-            )
+            raise ValueError(f"a prompt of {prompt.shape[1]} tokens leaves no room in a context of {context}")
         self._rules = replace(model.rules, context=room)
 
     @property

@@ -156,7 +156,8 @@ def _product(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None)
     """What `scaled_dot_product_attention` computes, written out; the softmax is in fp32."""
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
     if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        least = max(torch.finfo(scores.dtype).min, torch.finfo(torch.float32).min)  # finite in the softmax, in fp32
+        scores = scores.masked_fill(~mask, least)
     return scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
 
 
