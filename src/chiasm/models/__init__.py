@@ -3,6 +3,7 @@
 from typing_extensions import assert_never
 
 from chiasm.models.abilities import Classifier, Embedder, Writer
+from chiasm.models.autoencoder import PerceiverAutoencoder, PerceiverAutoencoderConfig
 from chiasm.models.captioner import Captioner, CaptionerConfig
 from chiasm.models.classifier import (
     FusionClassifier,
@@ -11,9 +12,21 @@ from chiasm.models.classifier import (
     PictureClassifierConfig,
 )
 from chiasm.models.clip import Clip, ClipConfig
+from chiasm.models.mlm import PerceiverMlm, PerceiverMlmConfig
+from chiasm.models.perceiver import PerceiverClassifier, PerceiverClassifierConfig
 
-ModelConfig = CaptionerConfig | ClipConfig | FusionClassifierConfig | PictureClassifierConfig
-Model = Captioner | Clip | FusionClassifier | PictureClassifier
+ModelConfig = (
+    CaptionerConfig
+    | ClipConfig
+    | FusionClassifierConfig
+    | PictureClassifierConfig
+    | PerceiverClassifierConfig
+    | PerceiverMlmConfig
+    | PerceiverAutoencoderConfig
+)
+Model = (
+    Captioner | Clip | FusionClassifier | PictureClassifier | PerceiverClassifier | PerceiverMlm | PerceiverAutoencoder
+)
 
 
 def build_model(config: ModelConfig) -> Model:
@@ -27,6 +40,12 @@ def build_model(config: ModelConfig) -> Model:
             return FusionClassifier(config)
         case PictureClassifierConfig():
             return PictureClassifier(config)
+        case PerceiverClassifierConfig():
+            return PerceiverClassifier(config)
+        case PerceiverMlmConfig():
+            return PerceiverMlm(config)
+        case PerceiverAutoencoderConfig():
+            return PerceiverAutoencoder(config)
         case _:
             assert_never(config)
 
@@ -42,6 +61,12 @@ __all__ = [
     "FusionClassifierConfig",
     "Model",
     "ModelConfig",
+    "PerceiverAutoencoder",
+    "PerceiverAutoencoderConfig",
+    "PerceiverClassifier",
+    "PerceiverClassifierConfig",
+    "PerceiverMlm",
+    "PerceiverMlmConfig",
     "PictureClassifier",
     "PictureClassifierConfig",
     "Writer",
