@@ -1,77 +1,156 @@
-"""Published CLIP, SigLIP and OpenCLIP weights as models of ours, and ours as Hugging Face's CLIP."""
+"""Published weights as models of ours, and ours as Hugging Face's CLIP or ViT."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from chiasm.bundle import check_fit, fill, own_tensors
 from chiasm.config import read_json
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
 from chiasm.hub import find
-from chiasm.models import Clip, ClipConfig
-from chiasm.models.language import TextRules
+from chiasm.models import Clip, ClipConfig, Model, ModelConfig, PictureClassifier, build_model
+from chiasm.models.language import CausalDecoder, TextRules
+from chiasm.models.vision import Vit
+from chiasm.pretrained.encoder_decoder import captioner_config, captioner_rules, clean_captioner
 from chiasm.pretrained.files import read_weights
+from chiasm.pretrained.gpt2 import clean_gpt2, gpt2_config, gpt2_rules
 from chiasm.pretrained.huggingface import clip_config, clip_rules, describe
 from chiasm.pretrained.openclip import openclip_config, openclip_rules
-from chiasm.pretrained.preprocess import describe_processor, read_openclip, read_processor
+from chiasm.pretrained.preprocess import describe_processor, read_openclip, read_processor, read_vit_processor
 from chiasm.pretrained.rules import Rule, names, to_ours, to_theirs
 from chiasm.pretrained.siglip import siglip_config, siglip_rules
+from chiasm.pretrained.vit import (
+    classifier_config,
+    classifier_rules,
+    clean_vit,
+    describe_classifier,
+    vit_config,
+    vit_rules,
+)
 from chiasm.text import Tokenizer
 
-HUGGINGFACE = {"clip": (clip_config, clip_rules), "siglip": (siglip_config, siglip_rules)}
+M = TypeVar("M", bound=nn.Module)
+Tensors = dict[str, Tensor]
+
+
+class Layout(NamedTuple):
+    """How one kind of published model is read: its sizes, its tensors' rules, and how its pictures are prepared."""
+
+    config: Callable[..., ModelConfig]
+    """Of config.json and, where it reads texts, the tokenizer."""
+    rules: Callable[..., list[Rule]]
+    processor: Callable[[dict[str, Any], tuple[int, int]], PreprocessConfig] = read_processor
+    clean: Callable[[Tensors], Tensors] = lambda tensors: tensors
+    """Leaves out what files hold that is no weight of the model's."""
+    reads_texts: bool = True
+
+
+HUGGINGFACE = {
+    "clip": Layout(clip_config, clip_rules),
+    "siglip": Layout(siglip_config, siglip_rules),
+    "vit": Layout(classifier_config, classifier_rules, read_vit_processor, clean_vit, reads_texts=False),
+    "vision-encoder-decoder": Layout(captioner_config, captioner_rules, read_vit_processor, clean_captioner),
+}
 """By "model_type"."""
 WEIGHTS = "model"
 TOKENS = "text.embed.tokens.weight"
 OPENCLIP_WEIGHTS = ("open_clip_model", "open_clip_pytorch_model")
+_KNOWN = (
+    "It reads CLIP, SigLIP, ViT with classes, and ViT with GPT-2, in Hugging Face's layout, and OpenCLIP's ViT with its "
+    "own text transformer."
+)
 
 
-def load_pretrained(source: str | Path) -> tuple[Clip, Tokenizer, PreprocessConfig]:
+def load_pretrained(source: str | Path) -> tuple[Model, Tokenizer | None, PreprocessConfig]:
     """A published model with its tokenizer and preprocessing, from a folder or a repository of the Hub.
 
-    It reads Hugging Face's layouts of CLIP and SigLIP (config.json, model.safetensors, also in shards) and OpenCLIP's
-    (open_clip_config.json), each with tokenizer.json. UserError for what is missing, left over, or unknown to us;
+    It reads Hugging Face's layouts of CLIP, SigLIP, ViT as a classifier, and ViT with GPT-2 as a captioner
+    (config.json, model.safetensors, also in shards), and OpenCLIP's (open_clip_config.json); with tokenizer.json,
+    unless the model reads no texts, which gives None. UserError for what is missing, left over, or unknown to us;
     pickles are never opened.
     """
     folder = find(source)
-    tokenizer = Tokenizer.adopt(folder)
     try:
-        config, rules, preprocess, tensors = _read(folder, tokenizer)
-        given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        check_fit(folder, missing=names(rules) - given.keys(), extra=given.keys() - names(rules))
-        with torch.device("meta"):  # every value comes from the file: drawing them first would take most of the time
-            model = Clip(config)
-        model.to_empty(device="cpu")
-        fill(model, to_ours(rules, tensors), folder)
+        config, rules, tokenizer, preprocess, tensors = _read(folder)
+        model = filled(lambda: build_model(config), rules, tensors, folder)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder} describes a model that chiasm cannot build: {error}", _KNOWN) from error
-    return model.eval(), tokenizer, preprocess
+    return model, tokenizer, preprocess
 
 
-_KNOWN = "It reads CLIP and SigLIP in Hugging Face's layout, and OpenCLIP's ViT with its own text transformer."
+def load_decoder(source: str | Path) -> tuple[CausalDecoder, Tokenizer]:
+    """A published GPT-2 as a decoder without cross-attention, and its tokenizer; UserError as for `load_pretrained`."""
+    folder = find(source)
+    tokenizer = Tokenizer.adopt(folder)
+    try:
+        described = read_json(folder / "config.json")
+        if described.get("model_type") != "gpt2":
+            raise ValueError(f"model_type is {described.get('model_type')!r}")
+        config, tensors = gpt2_config(described, tokenizer), clean_gpt2(read_weights(folder, WEIGHTS))
+        return filled(lambda: CausalDecoder(config), gpt2_rules(config.depth, ""), tensors, folder), tokenizer
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder} describes no decoder that chiasm can build: {error}", "It reads GPT-2.") from error
 
 
-def _read(folder: Path, tokenizer: Tokenizer) -> tuple[ClipConfig, list[Rule], PreprocessConfig, dict[str, Tensor]]:
+def load_vit(source: str | Path) -> tuple[Vit, PreprocessConfig]:
+    """A published ViT without its classes, if it has any; its first token, normalised, is what it pools.
+
+    UserError as for `load_pretrained`.
+    """
+    folder = find(source)
+    try:
+        described = read_json(folder / "config.json")
+        if described.get("model_type") != "vit":
+            raise ValueError(f"model_type is {described.get('model_type')!r}")
+        config, tensors = vit_config(described), clean_vit(read_weights(folder, WEIGHTS))
+        inner = {name.removeprefix("vit."): t for name, t in tensors.items() if not name.startswith("classifier.")}
+        preprocess = read_vit_processor(_processor(folder), config.size)
+        return filled(lambda: Vit(config), vit_rules(config, ""), inner, folder), preprocess
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder} describes no ViT that chiasm can build: {error}", "It reads ViT.") from error
+
+
+def filled(build: Callable[[], M], rules: list[Rule], tensors: Tensors, folder: Path) -> M:
+    """The model with another layout's tensors, in evaluation mode; UserError where some are missing or left over."""
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check_fit(folder, missing=names(rules) - given.keys(), extra=given.keys() - names(rules))
+    with torch.device("meta"):  # every value comes from the file: drawing them first would take most of the time
+        model = build()
+    first: dict[int, str] = {}
+    tied = [(n, first.setdefault(id(p), n)) for n, p in model.named_parameters(remove_duplicate=False)]
+    model.to_empty(device="cpu")
+    for name, own in tied:
+        if name != own:
+            module, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(module), leaf, model.get_parameter(own))
+    fill(model, to_ours(rules, tensors), folder)
+    return model.eval()
+
+
+def _read(folder: Path) -> tuple[ModelConfig, list[Rule], Tokenizer | None, PreprocessConfig, Tensors]:
     described = folder / "config.json"
     kind = read_json(described).get("model_type") if described.exists() else None
     if kind in HUGGINGFACE:
-        to_config, to_rules = HUGGINGFACE[kind]
-        config = to_config(read_json(described), tokenizer)
-        preprocess = read_processor(_processor(folder), config.size)
-        return config, to_rules(config), preprocess, read_weights(folder, WEIGHTS)
+        layout = HUGGINGFACE[kind]
+        tokenizer = Tokenizer.adopt(folder) if layout.reads_texts else None
+        config = layout.config(read_json(described), *([tokenizer] if tokenizer else []))
+        preprocess = layout.processor(_processor(folder), config.size)
+        return config, layout.rules(config), tokenizer, preprocess, layout.clean(read_weights(folder, WEIGHTS))
     if not (folder / "open_clip_config.json").exists():
         raise ValueError(f"model_type is {kind!r}" if described.exists() else "there is no config.json")
-    settings = read_json(folder / "open_clip_config.json")
+    settings, tokenizer = read_json(folder / "open_clip_config.json"), Tokenizer.adopt(folder)
     config = openclip_config(settings["model_cfg"], tokenizer)
     preprocess = read_openclip(settings.get("preprocess_cfg", {}), config.size)
-    return config, openclip_rules(config), preprocess, read_weights(folder, *OPENCLIP_WEIGHTS)
+    return config, openclip_rules(config), tokenizer, preprocess, read_weights(folder, *OPENCLIP_WEIGHTS)
 
 
 def _processor(folder: Path) -> dict[str, Any]:

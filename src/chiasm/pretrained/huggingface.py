@@ -15,6 +15,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu",
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
 }
 TEXT = {
     "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
@@ -59,16 +60,21 @@ def text_sizes(config: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _sizes(config: dict[str, Any]) -> dict[str, Any]:
-    if config["hidden_act"] not in ACTIVATIONS:
-        raise ValueError(f"hidden_act is {config['hidden_act']!r}; known: {', '.join(ACTIVATIONS)}")
     return {
         "width": config["hidden_size"],
         "depth": config["num_hidden_layers"],
         "heads": config["num_attention_heads"],
         "mlp_ratio": config["intermediate_size"] / config["hidden_size"],
-        "activation": ACTIVATIONS[config["hidden_act"]],
+        "activation": known_activation(config["hidden_act"]),
         "norm_eps": config["layer_norm_eps"],
     }
+
+
+def known_activation(name: str) -> Activation:
+    """Ours by the name that it has there."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"hidden_act is {name!r}; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def clip_rules(config: ClipConfig) -> list[Rule]:
@@ -140,12 +146,13 @@ def describe(config: ClipConfig) -> dict[str, Any]:
     cut = {"image_size": vision.size[0], "patch_size": vision.patch_pixels, "num_channels": 3}
     return {
         "architectures": ["CLIPModel"], "model_type": "clip", **shared,
-        "text_config": {"model_type": "clip_text_model", **_described(text), **places, **ids, **shared},
-        "vision_config": {"model_type": "clip_vision_model", **_described(vision), **cut, **shared},
+        "text_config": {"model_type": "clip_text_model", **described_sizes(text), **places, **ids, **shared},
+        "vision_config": {"model_type": "clip_vision_model", **described_sizes(vision), **cut, **shared},
     }  # fmt: skip
 
 
-def _described(config: VitConfig | TextConfig) -> dict[str, Any]:
+def described_sizes(config: VitConfig | TextConfig) -> dict[str, Any]:
+    """The fields that the configurations of CLIP's towers and of ViT name alike."""
     return {
         "hidden_size": config.width,
         "intermediate_size": round(config.width * config.mlp_ratio),

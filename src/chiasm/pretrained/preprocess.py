@@ -11,6 +11,10 @@ from chiasm.data.transforms import PreprocessConfig
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 RESCALE = 1 / 255
+HALF = (0.5, 0.5, 0.5)
+VIT = {
+    "size": 224, "do_center_crop": False, "resample": Image.Resampling.BILINEAR, "image_mean": HALF, "image_std": HALF,
+}  # fmt: skip
 Resize = Literal["crop", "squash"]
 
 
@@ -41,6 +45,14 @@ def read_processor(processor: dict[str, Any], size: tuple[int, int]) -> Preproce
         std=tuple(processor.get("image_std", CLIP_STD)),
         fast_decode=False,
     )
+
+
+def read_vit_processor(processor: dict[str, Any], size: tuple[int, int]) -> PreprocessConfig:
+    """The same of a ViT's, which leaves out other things: it squashes, bilinearly, to values from -1 to 1."""
+    told = VIT | processor
+    if isinstance(told["size"], int):
+        told["size"] = {"height": told["size"], "width": told["size"]}
+    return read_processor(told, size)
 
 
 def read_openclip(settings: dict[str, Any], size: tuple[int, int]) -> PreprocessConfig:
