@@ -13,6 +13,7 @@ from chiasm.data.arrow import read_hub, read_parquet
 from chiasm.data.columns import Wanted
 from chiasm.data.emoji import emoji_source
 from chiasm.data.folders import LAYOUTS
+from chiasm.data.questions import questions_source
 from chiasm.data.rows import Reading, assemble
 from chiasm.data.shapes import ShapesConfig, shapes_source
 from chiasm.data.source import Source
@@ -48,8 +49,11 @@ def open_source(
     """
     text = str(path)
     wanted = Wanted(image_column=image_column, text_column=text_column, picture_folder=picture_folder)
-    if text in BUILT_IN:
-        return emoji_source() if text == "emoji" else shapes_source(shapes or ShapesConfig())
+    if text == "emoji":
+        return emoji_source()
+    if text == "shapes":
+        shapes = shapes or ShapesConfig()
+        return questions_source(shapes) if shapes.questions_per_picture else shapes_source(shapes)
     reading = _read(text, Path(path), wanted)
     if (image_column or text_column) and not reading.has_columns:
         raise UserError(f"{text} has no columns: it is {reading.layout}", "Leave the columns' names away.")

@@ -87,6 +87,8 @@ class ShapesConfig:
     samples: int = 10_000
     size_pixels: int | None = None
     background: Literal["white", "black"] = "white"
+    questions_per_picture: int = 0
+    """0: captions. Otherwise at most so many questions with answers, on pictures whose objects are more often alike."""
     seed: int = 0
 
     def __post_init__(self):
@@ -97,6 +99,8 @@ class ShapesConfig:
             raise ValueError(f"samples is {self.samples}; every split needs one, so draw at least 10")
         if self.background != "white" and self.difficulty != "lesson":
             raise ValueError(f"background is {self.background!r}; only the lesson has one background for all pictures")
+        if self.questions_per_picture < 0:
+            raise ValueError(f"questions_per_picture is {self.questions_per_picture}, it must not be negative")
 
     @property
     def side_pixels(self) -> int:
@@ -167,7 +171,7 @@ def draw_shapes(config: ShapesConfig) -> Drawn:
     level, rng = LEVELS[config.difficulty], np.random.default_rng(config.seed)
     splits = _split(config.samples, level)
     held = np.isin(np.arange(config.samples), splits.get("test-combinations", []))
-    objects = _place(rng, level, config.side_pixels, _choose(rng, level, held))
+    objects = _place(rng, level, config.side_pixels, _choose(rng, level, held, config.questions_per_picture > 0))
     background = _choose_background(rng, config, objects)
     pixels = _paint(config.side_pixels, level.noise, background, objects)
     _add_noise(rng, pixels, level.noise)
@@ -211,8 +215,13 @@ def _split(samples: int, level: _Level) -> dict[str, np.ndarray]:
     return {"train": np.arange(samples - ends[-1])} | tests
 
 
-def _choose(rng: np.random.Generator, level: _Level, held: Bool[np.ndarray, " n"]) -> Int[np.ndarray, "n slots"]:
-    """Which objects each picture holds, as codes in the order of naming; _ABSENT and above are empty slots."""
+def _choose(
+    rng: np.random.Generator, level: _Level, held: Bool[np.ndarray, " n"], alike: bool
+) -> Int[np.ndarray, "n slots"]:
+    """Which objects each picture holds, as codes in the order of naming; _ABSENT and above are empty slots.
+
+    With `alike` a third of the pictures have one colour for all objects, and a third one shape.
+    """
     every = [(colour, shape) for colour in level.colours for shape in level.shapes]
     seen, unseen = (
         [list(COLOURS).index(colour) * len(SHAPES) + list(SHAPES).index(shape) for colour, shape in pairs]
@@ -221,10 +230,17 @@ def _choose(rng: np.random.Generator, level: _Level, held: Bool[np.ndarray, " n"
     slots = np.arange(max(level.counts))
     codes = np.empty((len(held), len(slots)), dtype=np.int64)
     pending = np.arange(len(held))
+    trait = rng.integers(3, size=len(held)) if alike else np.full(len(held), 2)  # 0 colour, 1 shape, 2 neither
     while len(pending):
         pairs = rng.choice(seen, (len(pending), len(slots)))
         if unseen:
             pairs[held[pending], 0] = rng.choice(unseen, held[pending].sum())
+        if alike:
+            scores = rng.random((len(pending), len(slots) - 1, len(seen)))
+            for number, part in enumerate((np.floor_divide, np.mod)):
+                other = part(seen, len(SHAPES)) != part(pairs[:, :1, None], len(SHAPES))
+                scores -= other & (trait[pending] == number)[:, None, None]
+            pairs[:, 1:] = np.take(seen, scores.argmax(axis=2))
         drawn = pairs * len(SIZES) + rng.integers(len(SIZES), size=pairs.shape)
         absent = slots >= rng.choice(level.counts, len(pending))[:, None]
         codes[pending] = np.sort(np.where(absent, _ABSENT + slots, drawn), axis=1)
