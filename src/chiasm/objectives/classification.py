@@ -59,7 +59,7 @@ class Classification(Objective):
     def validate(self, model: Classifier, batch: Batch) -> tuple[float, int]:
         """The plain loss, by labelled examples."""
         logits, labels = _labelled(model.classify(batch), batch)
-        return float(self._losses(logits, labels)["class_loss"]), len(labels)
+        return float(self._losses(logits.detach(), labels)["class_loss"]), len(labels)
 
     def advice(self, rows: Rows) -> str | None:
         """What to try where the loss stays at `chance`: 98 % of it or more."""
