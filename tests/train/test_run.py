@@ -219,6 +219,13 @@ def test_precision_and_steps_are_settled_by_measurement(settings, tmp_path, monk
     assert again == settled
 
 
+def test_few_pictures_are_seen_more_often_where_nothing_is_said(settings, tmp_path, monkeypatch):
+    few = run_module.Run(settings(steps=None), tmp_path / "few").config.train
+    assert few.steps == run_module.FEWEST_STEPS  # 30 epochs of four steps would be 120
+    monkeypatch.setattr(run_module, "FEWEST_STEPS", 7)
+    assert run_module.Run(settings(steps=None), tmp_path / "many").config.train.steps == 120
+
+
 @pytest.fixture
 def validations(monkeypatch):
     """Validation losses come from `losses` in turn; `weights` are those that were validated."""

@@ -63,7 +63,7 @@ def train(
         text: a text encoder to bring in, locked: hf:FOLDER_OR_ID
         tune: what learns: full (everything), projection (what joins the encoders), last (their last blocks too), or
             lora (low-rank terms of their weights)
-        epochs: how often each picture is seen (30 where neither this nor --minutes is given)
+        epochs: how often each picture is seen (30, or more for few pictures, where neither this nor --minutes is given)
         minutes: train for about this long instead
         augment: random changes to the pictures: light (the default) suits photos, strong suits icons and drawings
         image_column: the column that holds the pictures or their paths, where guessing fails

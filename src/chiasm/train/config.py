@@ -45,7 +45,8 @@ class TokenizerConfig:
 class TrainConfig:
     """How to train. `steps` and `precision` are settled, and written down, before the first step."""
 
-    epochs: float = 30.0
+    epochs: float | None = None
+    """None: 30, or as many as make 600 steps where those are more: what few pictures need to be learnt at all."""
     minutes: float | None = None
     """Train for about this long instead of so many epochs."""
     steps: int | None = None

@@ -40,6 +40,8 @@ from chiasm.train.outcome import describe_outcome
 from chiasm.train.start import brought_tokenizer, load_start
 from chiasm.train.task import Task
 
+EPOCHS, FEWEST_STEPS = 30, 600
+"""How long a run is for which nothing was said: so many epochs, or so many steps if those are more."""
 TRACKERS = ("tensorboard", "wandb")
 
 
@@ -181,7 +183,9 @@ class Run:
             if steps is None and train.minutes is not None:
                 steps = max(1, int(train.minutes * 60 / (1.15 * seconds[precision])))  # the rest of a step: 15 %
         if steps is None:
-            steps = max(1, round(train.epochs * self.loader.steps_per_epoch))
+            in_epoch = self.loader.steps_per_epoch
+            steps = max(FEWEST_STEPS, EPOCHS * in_epoch) if train.epochs is None else round(train.epochs * in_epoch)
+        steps = max(1, steps)
         self.config = replace(self.config, train=replace(train, precision=precision, steps=steps))
 
     def bundle(self, model: Any) -> Bundle:
