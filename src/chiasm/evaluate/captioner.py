@@ -67,9 +67,9 @@ def _evaluate_split(
     by_name = caption_scores([c.text for c in captions], [e.texts for e in seen])
     scores = {name: Estimate(score.value, score.low, score.high) for name, score in by_name.items()}
     losses, shuffled, counts = _losses(predictor, pictures, seen)
-    scores["token_loss"] = _ratio(losses, counts)
+    scores["token_loss"] = ratio(losses, counts)
     scores["perplexity"] = Estimate(*map(math.exp, scores["token_loss"]))
-    scores["shuffled_rise"] = _ratio(shuffled - losses, counts)
+    scores["shuffled_rise"] = ratio(shuffled - losses, counts)
     told = [Told(e.key, c.text, round(c.confidence, 4), e.texts, e.label) for e, c in zip(seen, captions, strict=True)]
     return SplitScores(split, len(seen), scores, COLUMNS, told, pictures.broken)
 
@@ -99,7 +99,7 @@ def _losses(
     return columns[0], columns[1], counts
 
 
-def _ratio(sums: np.ndarray, counts: np.ndarray) -> Estimate:
-    """Mean per token, with its interval over pictures."""
+def ratio(sums: np.ndarray, counts: np.ndarray) -> Estimate:
+    """Mean per token, with its interval over examples, each of which has a sum and its tokens."""
     interval = bootstrap_interval(np.stack([sums, counts], 1), lambda totals: totals[:, 0] / totals[:, 1])
     return Estimate(float(sums.sum() / counts.sum()), interval.low, interval.high)

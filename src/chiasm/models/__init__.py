@@ -12,20 +12,32 @@ from chiasm.models.classifier import (
     PictureClassifierConfig,
 )
 from chiasm.models.clip import Clip, ClipConfig
+from chiasm.models.flamingo import Flamingo, FlamingoConfig
+from chiasm.models.lm import LanguageConfig, LanguageModel
 from chiasm.models.mlm import PerceiverMlm, PerceiverMlmConfig
 from chiasm.models.perceiver import PerceiverClassifier, PerceiverClassifierConfig
 
 ModelConfig = (
     CaptionerConfig
     | ClipConfig
+    | FlamingoConfig
     | FusionClassifierConfig
+    | LanguageConfig
     | PictureClassifierConfig
     | PerceiverClassifierConfig
     | PerceiverMlmConfig
     | PerceiverAutoencoderConfig
 )
 Model = (
-    Captioner | Clip | FusionClassifier | PictureClassifier | PerceiverClassifier | PerceiverMlm | PerceiverAutoencoder
+    Captioner
+    | Clip
+    | Flamingo
+    | FusionClassifier
+    | LanguageModel
+    | PictureClassifier
+    | PerceiverClassifier
+    | PerceiverMlm
+    | PerceiverAutoencoder
 )
 
 
@@ -40,12 +52,16 @@ def build_model(config: ModelConfig) -> Model:
             return FusionClassifier(config)
         case PictureClassifierConfig():
             return PictureClassifier(config)
+        case FlamingoConfig():
+            return Flamingo(config)
         case PerceiverClassifierConfig():
             return PerceiverClassifier(config)
         case PerceiverMlmConfig():
             return PerceiverMlm(config)
         case PerceiverAutoencoderConfig():
             return PerceiverAutoencoder(config)
+        case LanguageConfig():
+            return LanguageModel(config)
         case _:
             assert_never(config)
 
@@ -57,8 +73,12 @@ __all__ = [
     "Clip",
     "ClipConfig",
     "Embedder",
+    "Flamingo",
+    "FlamingoConfig",
     "FusionClassifier",
     "FusionClassifierConfig",
+    "LanguageConfig",
+    "LanguageModel",
     "Model",
     "ModelConfig",
     "PerceiverAutoencoder",

@@ -115,7 +115,7 @@ class PictureLatents(nn.Module):
         return Encoded(tokens=self.norm(self.reader(seen).tokens))
 
 
-class Captioner(nn.Module, Writer):
+class Captioner(nn.Module, Writer[Draft]):
     """Picture in, text out: a picture encoder, a causal decoder, and the fusion between them.
 
     cross: cross-attention in every block (1502.03044; 2101.10804). early: one sequence of picture and words with a

@@ -2,7 +2,14 @@
 
 from typing_extensions import assert_never
 
-from chiasm.models import CaptionerConfig, ClipConfig, FusionClassifierConfig, ModelConfig, PictureClassifierConfig
+from chiasm.models import (
+    CaptionerConfig,
+    ClipConfig,
+    FusionClassifierConfig,
+    LanguageConfig,
+    ModelConfig,
+    PictureClassifierConfig,
+)
 from chiasm.objectives.base import Objective, Rows, mean_of
 from chiasm.objectives.captioning import Captioning
 from chiasm.objectives.classification import Classification
@@ -12,7 +19,7 @@ from chiasm.objectives.contrastive import Contrastive
 def objective_of(config: ModelConfig) -> Objective:
     """What a model of this kind is trained for, with nothing else said."""
     match config:
-        case CaptionerConfig():
+        case CaptionerConfig() | LanguageConfig():
             return Captioning()
         case ClipConfig():
             return Contrastive()

@@ -10,14 +10,16 @@ from typing import ClassVar
 from torch import Tensor
 
 from chiasm.losses import next_token
-from chiasm.models import Captioner
+from chiasm.models import Captioner, LanguageModel
 from chiasm.objectives.base import Objective
 from chiasm.types import Batch
+
+Model = Captioner | LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captioning(Objective):
-    """Predict each caption's next token.
+    """Predict each caption's, or with a language model each text's, next token.
 
     Sums and not means, so that a batch that is run in parts has exactly the whole batch's mean over tokens.
     """
@@ -30,7 +32,7 @@ class Captioning(Objective):
         """Tokens that are predicted: all but BOS and pads."""
         return int(batch.keep[:, 1:].sum())
 
-    def __call__(self, model: Captioner, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """`loss` (smoothed) and `token_loss` (plain), summed over tokens, in nats."""
         wanted = batch.keep[:, 1:]
         hidden = model(batch.images, batch.ids[:, :-1])
@@ -38,9 +40,7 @@ class Captioning(Objective):
         smoothed, plain = next_token(logits, batch.ids[:, 1:][wanted], self.label_smoothing)
         return {"loss": smoothed, "token_loss": plain}
 
-    def backward(
-        self, model: Captioner, batch: Batch, parts: int, backward: Callable[[Tensor], None]
-    ) -> dict[str, float]:
+    def backward(self, model: Model, batch: Batch, parts: int, backward: Callable[[Tensor], None]) -> dict[str, float]:
         """Gradient of the mean over the whole batch's tokens."""
         count = self.count(batch)
         sums = {"loss": 0.0, "token_loss": 0.0}
@@ -51,11 +51,11 @@ class Captioning(Objective):
                 sums[name] += float(value.detach()) / count
         return sums
 
-    def plain(self, model: Captioner, batch: Batch) -> Tensor:
+    def plain(self, model: Model, batch: Batch) -> Tensor:
         """Every token counts, pads too."""
         hidden = model(batch.images, batch.ids[:, :-1])
         return model.head(hidden.flatten(0, 1)).float().log_softmax(-1).sum()
 
-    def validate(self, model: Captioner, batch: Batch) -> tuple[float, int]:
+    def validate(self, model: Model, batch: Batch) -> tuple[float, int]:
         """The plain loss, by tokens."""
         return float(self(model, batch)["token_loss"]), self.count(batch)

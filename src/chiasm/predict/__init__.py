@@ -7,13 +7,15 @@ from pathlib import Path
 from typing_extensions import assert_never
 
 from chiasm.bundle import Bundle
-from chiasm.models import Captioner, Clip
+from chiasm.models import Captioner, Classifier, Clip, LanguageModel
 from chiasm.predict.base import Pixels, Predictor
 from chiasm.predict.captioner import Caption, CaptionPredictor
+from chiasm.predict.classifier import Answer, ClassifierPredictor
 from chiasm.predict.clip import ClipPredictor, Guess
+from chiasm.predict.lm import LanguagePredictor
 
 
-def load(folder: str | Path) -> CaptionPredictor | ClipPredictor:
+def load(folder: str | Path) -> CaptionPredictor | ClipPredictor | ClassifierPredictor | LanguagePredictor:
     """The trained model in a run's or a bundle's folder, ready to be asked; UserError where there is none."""
     bundle = Bundle.load(folder)
     match bundle.model:
@@ -21,8 +23,23 @@ def load(folder: str | Path) -> CaptionPredictor | ClipPredictor:
             return CaptionPredictor(bundle)
         case Clip():
             return ClipPredictor(bundle)
+        case LanguageModel():
+            return LanguagePredictor(bundle)
+        case Classifier():
+            return ClassifierPredictor(bundle)
         case _:
             assert_never(bundle.model)
 
 
-__all__ = ["Caption", "CaptionPredictor", "ClipPredictor", "Guess", "Pixels", "Predictor", "load"]
+__all__ = [
+    "Answer",
+    "Caption",
+    "CaptionPredictor",
+    "ClassifierPredictor",
+    "ClipPredictor",
+    "Guess",
+    "LanguagePredictor",
+    "Pixels",
+    "Predictor",
+    "load",
+]

@@ -15,6 +15,7 @@ from chiasm.data.transforms import normalize
 from chiasm.generate import GenerateConfig, Written, generate, stream
 from chiasm.models import Captioner
 from chiasm.predict.base import Pixels, Predictor
+from chiasm.text import Tokenizer
 from chiasm.types import Picture
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -59,7 +60,7 @@ class CaptionPredictor(Predictor):
     def caption_pixels(self, pixels: Pixels, config: GenerateConfig) -> list[Caption]:
         """Captions of pictures that `read` (or the cache) prepared."""
         written = generate(self.model, normalize(pixels, self.bundle.preprocess), config)
-        return [self._caption(first, [self._caption(w) for w in rest]) for first, *rest in written]
+        return [self._caption(first, list(map(self._caption, rest))) for first, *rest in written]
 
     def stream(self, picture: Picture | str, **settings: Any) -> Iterator[str]:
         """The text of one picture's caption in pieces, as they are written; joined, they are the caption."""
@@ -90,12 +91,17 @@ class CaptionPredictor(Predictor):
         return self.model.attention_maps(normalize(pixels, self.bundle.preprocess), ids)[0].numpy()
 
     def _caption(self, written: Written, others: Sequence[Caption] = ()) -> Caption:
-        pieces = [self.tokenizer.token(i) for i in written.ids] + ["(end)"] * written.complete
-        return Caption(
-            text=self.tokenizer.decode(written.ids),
-            confidence=written.confidence,
-            tokens=tuple(zip(pieces, written.log_probs, strict=True)),
-            complete=written.complete,
-            ids=written.ids,
-            others=tuple(others),
-        )
+        return caption_of(written, self.tokenizer, text=self.tokenizer.decode(written.ids), others=others)
+
+
+def caption_of(written: Written, tokenizer: Tokenizer, *, text: str, others: Sequence[Caption] = ()) -> Caption:
+    """What generation returned, in words."""
+    pieces = [tokenizer.token(i) for i in written.ids] + ["(end)"] * written.complete
+    return Caption(
+        text=text,
+        confidence=written.confidence,
+        tokens=tuple(zip(pieces, written.log_probs, strict=True)),
+        complete=written.complete,
+        ids=written.ids,
+        others=tuple(others),
+    )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 from typing_extensions import assert_never
 
-from chiasm.models import Captioner, Clip, Model
+from chiasm.models import Captioner, Clip, LanguageModel, Model
 from chiasm.models.adapted import Adapted
 from chiasm.models.brought import HfText, HfVision
 from chiasm.nn import Attention, weight_decay_groups
@@ -86,6 +86,8 @@ def towers(model: Model) -> tuple[nn.Module, ...]:
             return model.vision, model.text
         case Captioner():
             return model.vision, model.decoder
+        case LanguageModel():
+            return (model.decoder,)
         case _:
             assert_never(model)
 
