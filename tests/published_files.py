@@ -172,3 +172,71 @@ def write_openclip(folder, model, *, size=16, patch=8, quick_gelu=True):
         "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25], "interpolation": "bicubic"},
     }  # fmt: skip
     (folder / "open_clip_config.json").write_text(json.dumps(described))
+
+
+def write_vit(folder, *, act="gelu", patch=8, size=16, classes=5, head=True, **changes):
+    """A ViT's folder, with its picture processor, as a classifier or (without `head`) alone; returns the model."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTModel
+
+    names = {i: f"kind {i}" for i in range(classes)}
+    config = ViTConfig(
+        **vit_sizes(act, patch, size), id2label=names, label2id={n: i for i, n in names.items()}, **changes
+    )
+    model = randomise((ViTForImageClassification if head else ViTModel)(config))
+    model.save_pretrained(folder)
+    write_processor(folder, "ViTImageProcessorPil", size={"height": size, "width": size})
+    return model
+
+
+def vit_sizes(act="gelu", patch=8, size=16):
+    return {
+        "hidden_size": 24, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": size, "patch_size": patch, "hidden_act": act,
+    }  # fmt: skip
+
+
+def write_gpt2_tokenizer(folder):
+    """GPT-2's kind of tokenizer: bytes, and one reserved token, the last; returns transformers' own."""
+    from transformers import GPT2Tokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    pieces = [*bytes_to_unicode().values(), "Ġr", "Ġre", "Ġred", "<|endoftext|>"]
+    tokenizer = GPT2Tokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)}, merges=[("Ġ", "r"), ("Ġr", "e"), ("Ġre", "d")]
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def gpt2_settings(tokenizer, **changes):
+    from transformers import GPT2Config
+
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 24, "n_inner": 40, "layer_norm_epsilon": 1e-4}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return GPT2Config(vocab_size=len(tokenizer), **ids, **(sizes | changes))
+
+
+def write_gpt2(folder, **changes):
+    """A GPT-2's folder; returns transformers' model and tokenizer."""
+    from transformers import GPT2LMHeadModel
+
+    tokenizer = write_gpt2_tokenizer(folder)
+    model = randomise(GPT2LMHeadModel(gpt2_settings(tokenizer, **changes)))
+    model.save_pretrained(folder)
+    return model, tokenizer
+
+
+def write_vit_gpt2(folder, *, width=16, seed=0):
+    """A captioner's folder: a ViT (24 wide), a GPT-2 that reads it, tokenizer, processor; the model and tokenizer."""
+    from transformers import GPT2LMHeadModel, VisionEncoderDecoderModel, ViTConfig, ViTModel
+
+    tokenizer = write_gpt2_tokenizer(folder)
+    decoder = GPT2LMHeadModel(gpt2_settings(tokenizer, n_embd=width, add_cross_attention=True))
+    model = randomise(VisionEncoderDecoderModel(encoder=ViTModel(ViTConfig(**vit_sizes())), decoder=decoder), seed)
+    table, bias = model.decoder.transformer.wte.weight.data, model.decoder.transformer.ln_f.bias.data
+    table[:, :] *= 0.4  # so that one word is not so much likelier than all others
+    table[-1] += 0.35 * bias / bias.norm()  # and texts end
+    model.config.decoder_start_token_id = model.config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    write_processor(folder, "ViTImageProcessorPil", size={"height": 16, "width": 16})
+    return model, tokenizer

@@ -65,7 +65,7 @@ WEIGHTS = "model"
 TOKENS = "text.embed.tokens.weight"
 OPENCLIP_WEIGHTS = ("open_clip_model", "open_clip_pytorch_model")
 _KNOWN = (
-    "It reads CLIP, SigLIP, ViT with classes, and ViT with GPT-2, in Hugging Face's layout, and OpenCLIP's ViT with its "
+    "It reads CLIP, SigLIP, ViT with classes, and ViT with GPT-2 in Hugging Face's layout, and OpenCLIP's ViT with its "
     "own text transformer."
 )
 
@@ -159,26 +159,34 @@ def _processor(folder: Path) -> dict[str, Any]:
     return read_json(own) if own.exists() or not whole.exists() else read_json(whole)["image_processor"]
 
 
-def save_pretrained(clip: Clip, tokenizer: Tokenizer, preprocess: PreprocessConfig, folder: str | Path) -> None:
-    """Write what `transformers.CLIPModel.from_pretrained` and its processors read; features are the same there.
+def save_pretrained(
+    model: Clip | PictureClassifier, tokenizer: Tokenizer | None, preprocess: PreprocessConfig, folder: str | Path
+) -> None:
+    """Write what `from_pretrained` of transformers' `CLIPModel` or `ViTForImageClassification`, and their processors,
+    read; outputs are the same there.
 
-    ValueError names what that layout cannot express: it is for a ViT of square patches with a class token, and a
-    causal text encoder pooled at EOT.
+    ValueError names what these layouts cannot express: they are for a ViT of square patches with a class token, CLIP's
+    also for a causal text encoder pooled at EOT.
     """
-    published, order = tokenizer.published()
-    config = _renumbered(clip.config, published)
-    described, processor = describe(config), describe_processor(preprocess)
-    tensors = {name: tensor.detach() for name, tensor in own_tensors(clip).items()}
-    tensors[TOKENS] = tensors[TOKENS][order]
+    processor = describe_processor(preprocess)
+    tensors = {name: tensor.detach() for name, tensor in own_tensors(model).items()}
+    published = None
+    if isinstance(model, PictureClassifier):
+        described = describe_classifier(model.config)
+        theirs = to_theirs(classifier_rules(model.config), tensors)
+    else:
+        assert tokenizer is not None
+        published, order = tokenizer.published()
+        config = _renumbered(model.config, published)
+        described = describe(config)
+        theirs = to_theirs(clip_rules(config), tensors | {TOKENS: tensors[TOKENS][order]})
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(to_theirs(clip_rules(config), tensors), folder / f"{WEIGHTS}.safetensors", {"format": "pt"})
-    published.save(folder / "tokenizer.json")
-    files = {
-        "config.json": described,
-        "preprocessor_config.json": processor,
-        "tokenizer_config.json": _tokenizer_settings(published, config.rules.context),
-    }
+    save_file(theirs, folder / f"{WEIGHTS}.safetensors", {"format": "pt"})
+    files = {"config.json": described, "preprocessor_config.json": processor}
+    if published is not None:
+        published.save(folder / "tokenizer.json")
+        files["tokenizer_config.json"] = _tokenizer_settings(published, model.config.rules.context)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -201,4 +209,4 @@ def _tokenizer_settings(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
     return settings | {"clean_up_tokenization_spaces": False} | named
 
 
-__all__ = ["load_pretrained", "save_pretrained"]
+__all__ = ["load_decoder", "load_pretrained", "load_vit", "save_pretrained"]

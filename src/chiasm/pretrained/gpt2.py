@@ -18,7 +18,7 @@ GPT2 = {
     "scale_attn_by_inverse_layer_idx": False, "tie_word_embeddings": True,
 }  # fmt: skip
 """What a configuration leaves out where it is as in the smallest of them."""
-MASKS = ("attn.bias", "attn.masked_bias", "crossattention.bias", "crossattention.masked_bias")
+MASKS = (".attn.bias", ".attn.masked_bias", ".crossattention.bias", ".crossattention.masked_bias")
 """Causal masks, which older files hold."""
 HEAD, TABLE = "lm_head.weight", "transformer.wte.weight"
 

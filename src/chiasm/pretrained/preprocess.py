@@ -74,7 +74,7 @@ def read_openclip(settings: dict[str, Any], size: tuple[int, int]) -> Preprocess
 def describe_processor(config: PreprocessConfig) -> dict[str, Any]:
     """The `preprocessor_config.json` of a `CLIPImageProcessor`; ValueError for what it cannot express."""
     if config.resize == "pad" or config.trim:
-        raise ValueError("Hugging Face's CLIP layout has no place for preprocess.resize=pad or trim=true")
+        raise ValueError("Hugging Face's layout has no place for preprocess.resize=pad or trim=true")
     height, width = config.size
     crop = config.resize == "crop"
     return {

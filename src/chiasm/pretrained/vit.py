@@ -9,7 +9,7 @@ from torch import Tensor
 
 from chiasm.models import PictureClassifierConfig
 from chiasm.models.vision import VitConfig
-from chiasm.pretrained.huggingface import vision_sizes, described_sizes
+from chiasm.pretrained.huggingface import described_sizes, vision_sizes
 from chiasm.pretrained.rules import Rule, Tensors, attention, layer
 
 VIT = {
