@@ -50,7 +50,9 @@ def ids():
 def test_at_step_0_it_is_its_language_model(media, ids):
     model = build()
     words = torch.randint(3, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(model.head(model(media, words)), model.head(model.decoder(words)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        model.head(model.read(media, words)), model.head(model.decoder(words)), rtol=0, atol=1e-6
+    )
     # `<image>` is one more token to the language model: a twin of it with that token in its table
     decoder = model.config.decoder
     twin = CausalDecoder(DecoderConfig(**vars(decoder) | {"vocabulary": VOCABULARY + 1})).eval()
@@ -59,8 +61,8 @@ def test_at_step_0_it_is_its_language_model(media, ids):
         tensors[name] = torch.cat([tensors[name], model.mark.detach()[None]])
     twin.load_state_dict(tensors)
     expected = twin.head(twin(ids))[..., :VOCABULARY]
-    torch.testing.assert_close(model.head(model(media, ids)), expected, rtol=0, atol=1e-6)
-    assert not torch.allclose(lively().head(lively()(media, ids)), expected, atol=1e-2)
+    torch.testing.assert_close(model.head(model.read(media, ids)), expected, rtol=0, atol=1e-6)
+    assert not torch.allclose(lively().head(lively().read(media, ids)), expected, atol=1e-2)
 
 
 def test_a_token_may_read_the_latest_picture_alone():
@@ -76,7 +78,7 @@ def test_a_picture_changes_nothing_before_its_marker(row, picture, first, media,
     model = lively()
     other = media.clone()
     other[row, picture] = other[row, picture].flip(-1) + 1
-    before, after = model(media, ids), model(other, ids)
+    before, after = model.read(media, ids), model.read(other, ids)
     assert torch.equal(before[row, :first], after[row, :first])
     changed = (before[row, first:] - after[row, first:]).abs().amax(-1)
     if (row, picture) == (0, 1):  # one that another picture follows at once is read at its marker only
@@ -95,7 +97,7 @@ def test_after_the_next_marker_a_picture_is_known_only_from_the_words(media, ids
     model.gated[0].register_forward_hook(lambda _, args, out: seen.append(out - args[0]))
     other = media.clone()
     other[:, 0] += 1
-    model(media, ids), model(other, ids)
+    model.read(media, ids), model.read(other, ids)
     assert (seen[0] != seen[1]).any(-1).tolist() == [[3 <= n < 7 for n in range(12)], [1 <= n < 6 for n in range(12)]]
 
 
@@ -107,8 +109,8 @@ def test_words_before_the_first_picture_get_exactly_zero_in_every_mode(media, id
     for layer in model.gated:
         layer.register_forward_hook(lambda _, args, out: added.append((out - args[0]).abs().amax(-1)))
     start = ids[:1, :7]
-    model.train()(media[:1], start)
-    model.eval()(media[:1], start)
+    model.train().read(media[:1], start)
+    model.eval().read(media[:1], start)
     draft = model.start_prompted(media[:1], start[:, :0], beams=1)
     model.extend(start[:, :2], draft), model.extend(start[:, 2:3], draft), model.extend(start[:, 3:], draft)
     whole, steps = added[:4], added[4:]
@@ -118,16 +120,16 @@ def test_words_before_the_first_picture_get_exactly_zero_in_every_mode(media, id
 
 def test_no_pictures_at_all(media):
     model, words = lively(), torch.randint(3, VOCABULARY, (2, 5))
-    none = model(media[:, :0], words)
-    torch.testing.assert_close(none, model(media, words))
-    model(media[:, :0], words).sum().backward()
+    none = model.read(media[:, :0], words)
+    torch.testing.assert_close(none, model.read(media, words))
+    model.read(media[:, :0], words).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("chunks", [[12], [1] * 12, [6, 6], [5, 1, 4, 2], [3, 9]], ids=str)
 def test_cached_equals_uncached_for_every_chunking(chunks, media, ids):
     model = lively()
-    expected = model.head(model(media, ids))
+    expected = model.head(model.read(media, ids))
     draft = model.start_prompted(media, ids[:, :0], beams=1)
     parts = [model.extend(part, draft) for part in ids.split(chunks, 1)]
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-4, atol=1e-5)
@@ -137,15 +139,15 @@ def test_an_unread_picture_and_longer_padding_change_nothing(media, ids):
     model = lively()
     longer = torch.nn.functional.pad(ids, (0, 4))
     more = torch.cat([media, media.flip(1)], 1)
-    torch.testing.assert_close(model(more, longer)[:, :12], model(media, ids), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.read(more, longer)[:, :12], model.read(media, ids), rtol=1e-4, atol=1e-5)
     for row in range(2):
-        alone = model(media[row : row + 1], ids[row : row + 1])
-        torch.testing.assert_close(alone[0], model(media, ids)[row], rtol=1e-4, atol=1e-5)
+        alone = model.read(media[row : row + 1], ids[row : row + 1])
+        torch.testing.assert_close(alone[0], model.read(media, ids)[row], rtol=1e-4, atol=1e-5)
 
 
 def test_more_markers_than_pictures_is_an_error(media, ids):
     with pytest.raises(ValueError, match="3 <image>, and there are 2 pictures"):
-        build()(media[:, :2], ids)
+        build().read(media[:, :2], ids)
 
 
 def test_frozen_parts_learn_nothing_and_stay_in_evaluation_mode(media, ids):
@@ -153,14 +155,14 @@ def test_frozen_parts_learn_nothing_and_stay_in_evaluation_mode(media, ids):
     model.train()
     assert not model.decoder.training and not any(m.training for m in model.vision.modules())
     assert model.resampler.training and model.gated[0].training
-    model.head(model(media, ids)).square().sum().backward()
+    model.head(model.read(media, ids)).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is None) == name.startswith(("vision.", "decoder.")), name
 
 
 def test_every_other_parameter_gets_a_gradient(media, ids):
     model = lively().double()
-    model.head(model(media.double(), ids)).square().sum().backward()
+    model.head(model.read(media.double(), ids)).square().sum().backward()
     for name, parameter in model.named_parameters():
         used = parameter.grad if name != "decoder.embed.positions" else parameter.grad[:12]
         assert used.abs().amax() > 1e-8, name
@@ -168,7 +170,7 @@ def test_every_other_parameter_gets_a_gradient(media, ids):
 
 def test_gates_get_a_gradient_at_step_0_and_are_told(media, ids):
     model = build()
-    model.head(model(media, ids)).square().sum().backward()
+    model.head(model.read(media, ids)).square().sum().backward()
     assert all(layer.gate_cross.grad.abs() > 0 and layer.gate_mlp.grad.abs() > 0 for layer in model.gated)
     assert model.gates == dict.fromkeys(("gate_0_cross", "gate_0_mlp", "gate_1_cross", "gate_1_mlp"), 0.0)
     assert lively().gates["gate_1_mlp"] == pytest.approx(0.76159, abs=1e-4)
@@ -182,7 +184,7 @@ def naive_greedy(model, media, prompt, longest):
     """Read everything anew for every token."""
     ids, written = torch.cat([torch.full((len(prompt), 1), BOS), prompt], 1), []
     for _ in range(longest):
-        logits = model.head(model(media, ids)[:, -1])
+        logits = model.head(model.read(media, ids)[:, -1])
         logits[:, [0, BOS]] = -torch.inf
         written.append(logits.argmax(-1))
         ids = torch.cat([ids, written[-1][:, None]], 1)

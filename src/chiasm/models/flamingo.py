@@ -64,6 +64,10 @@ class FlamingoConfig:
         return self.decoder.vocabulary
 
     @property
+    def classes(self) -> None:
+        """None: it knows no classes."""
+
+    @property
     def mark(self) -> int:
         """The id of `<image>`: one past the language model's, which cannot write it."""
         return self.decoder.vocabulary
@@ -144,7 +148,12 @@ class Flamingo(nn.Module, Writer):
         tokens = self.vision(media.flatten(0, 2)).tokens
         return self.resampler(tokens.view(b, t, f, *tokens.shape[1:]))
 
-    def forward(self, media: Float[Tensor, "b t f c height width"], ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+    def forward(self, images: Float[Tensor, "b c height width"], ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+        """Hidden states from which `head` predicts the token after each of `ids`, where one picture follows BOS."""
+        marks = torch.full_like(ids[:, :1], self.config.mark)
+        return self.read(images[:, None, None], torch.cat([ids[:, :1], marks, ids[:, 1:]], 1))[:, 1:]
+
+    def read(self, media: Float[Tensor, "b t f c height width"], ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
         """Hidden states from which `head` predicts the token after each of `ids`; ValueError for too few pictures.
 
         The i-th `<image>` of a row stands for the i-th of its pictures; what is left of them is not read.
@@ -153,7 +162,7 @@ class Flamingo(nn.Module, Writer):
         if not ids.is_meta and seen.numel() and int(seen.max()) > media.shape[1]:
             raise ValueError(f"a text has {int(seen.max())} <image>, and there are {media.shape[1]} pictures")
         contexts = self._project(self.encode(media))
-        return self._read(self._embed(ids, 0), seen, contexts, [None] * self.config.decoder.depth)
+        return self._blocks(self._embed(ids, 0), seen, contexts, [None] * self.config.decoder.depth)
 
     def head(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
         """Logits of hidden states, all of them or a selection."""
@@ -192,7 +201,7 @@ class Flamingo(nn.Module, Writer):
         seen = draft.seen[:, None] + (ids == self.config.mark).cumsum(1)
         x = self._embed(ids, draft.length)
         draft.length, draft.seen = draft.length + ids.shape[1], seen[:, -1]
-        return self.head(self._read(x, seen, draft.media, draft.caches))
+        return self.head(self._blocks(x, seen, draft.media, draft.caches))
 
     @property
     def gates(self) -> dict[str, float]:
@@ -212,7 +221,7 @@ class Flamingo(nn.Module, Writer):
         positions = self.decoder.embed.positions[start : start + ids.shape[1]]
         return torch.where(marks[..., None], self.mark + positions, words)
 
-    def _read(
+    def _blocks(
         self,
         x: Float[Tensor, "r l d"],
         seen: Int[Tensor, "r l"],
