@@ -15,12 +15,3 @@ __all__ = [
     "repeated_ngrams",
     "stream",
 ]
-    "GenerateConfig",
-    "Prompted",
-    "Written",
-    "beam_search",
-    "filter_logits",
-    "generate",
-    "repeated_ngrams",
-    "stream",
-]
