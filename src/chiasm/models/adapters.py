@@ -89,7 +89,7 @@ class PositionTable(nn.Module):
         super().__init__()
         self.channels = config.channels(len(grid))
         self.table: Tensor
-        if config.kind == "learned":
+        if config.learned:
             self.table = nn.Parameter(torch.randn(math.prod(grid), config.width) * 0.02)
         else:
             self.register_buffer("table", fourier_features(grid, config.bands, config.max_frequency), persistent=False)

@@ -59,7 +59,7 @@ class PerceiverAutoencoder(nn.Module):
     def forward(
         self, values: Mapping[str, Given], hidden: Mapping[str, Bool[Tensor, "b n"]] | None = None
     ) -> dict[str, Float[Tensor, "b n f"]]:
-        """For each given modality, what stands at every place: values, or logits of tokens; `hidden` ones are not read."""
+        """For each given modality, what stands at every place: values, or logits; `hidden` places are not read."""
         latents = self.encoder(self.input(values, hidden))
         lengths = {name: self.places(name, values[name]) for name in self.queries if name in values}
         asked = torch.cat([self.queries[name]()[:n] for name, n in lengths.items()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from chiasm.types import Batch
 class Positions:
     """How a token's position is told: by Fourier features of its place, or by learned channels."""
 
-    kind: Literal["fourier", "learned"] = "fourier"
+    learned: bool = False
     bands: int = 16
     max_frequency: float | None = None
     """Twice the highest frequency; None: the number of places along each axis, the Nyquist frequency."""
@@ -28,7 +28,7 @@ class Positions:
 
     def channels(self, axes: int) -> int:
         """How many channels a position of so many axes takes."""
-        return axes * (2 * self.bands + 1) if self.kind == "fourier" else self.width
+        return self.width if self.learned else axes * (2 * self.bands + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
