@@ -61,6 +61,9 @@ class Batch:
     sounds: Float[Tensor, "b samples"] | None = None
     sound_keep: Bool[Tensor, "b samples"] | None = None
     """False at padding."""
+    media: Float[Tensor, "b t frames c rows columns"] | None = None
+    """The pictures of interleaved texts, in the order of their `<image>` in `ids`, where `keep` is False too; no
+    `images` then."""
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -5,6 +5,7 @@ from typing_extensions import assert_never
 from chiasm.models import (
     CaptionerConfig,
     ClipConfig,
+    FlamingoConfig,
     FusionClassifierConfig,
     LanguageConfig,
     ModelConfig,
@@ -14,6 +15,7 @@ from chiasm.objectives.base import Objective, Rows, mean_of
 from chiasm.objectives.captioning import Captioning
 from chiasm.objectives.classification import Classification
 from chiasm.objectives.contrastive import Contrastive
+from chiasm.objectives.interleaving import Interleaving
 
 
 def objective_of(config: ModelConfig) -> Objective:
@@ -21,6 +23,8 @@ def objective_of(config: ModelConfig) -> Objective:
     match config:
         case CaptionerConfig() | LanguageConfig():
             return Captioning()
+        case FlamingoConfig():
+            return Interleaving()
         case ClipConfig():
             return Contrastive()
         case FusionClassifierConfig() | PictureClassifierConfig():
@@ -29,4 +33,13 @@ def objective_of(config: ModelConfig) -> Objective:
             assert_never(config)
 
 
-__all__ = ["Captioning", "Classification", "Contrastive", "Objective", "Rows", "mean_of", "objective_of"]
+__all__ = [
+    "Captioning",
+    "Classification",
+    "Contrastive",
+    "Interleaving",
+    "Objective",
+    "Rows",
+    "mean_of",
+    "objective_of",
+]

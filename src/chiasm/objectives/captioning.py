@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 
 from chiasm.losses import next_token
-from chiasm.models import Captioner, LanguageModel
+from chiasm.models import Captioner, Flamingo, LanguageModel
 from chiasm.objectives.base import Objective
 from chiasm.types import Batch
 
-Model = Captioner | LanguageModel
+Model = Captioner | Flamingo | LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +30,13 @@ class Captioning(Objective):
     columns: ClassVar[tuple[str, ...]] = ("token_loss",)
 
     def count(self, batch: Batch) -> int:
-        """Tokens that are predicted: all but BOS and pads."""
+        """Tokens that are predicted: all but BOS, pads and, in interleaved texts, `<image>`."""
         return int(batch.keep[:, 1:].sum())
 
     def __call__(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """`loss` (smoothed) and `token_loss` (plain), summed over tokens, in nats."""
         wanted = batch.keep[:, 1:]
-        hidden = model(batch.images, batch.ids[:, :-1])
+        hidden = _hidden(model, batch)
         logits = model.head(hidden[wanted])
         smoothed, plain = next_token(logits, batch.ids[:, 1:][wanted], self.label_smoothing)
         return {"loss": smoothed, "token_loss": plain}
@@ -53,9 +54,17 @@ class Captioning(Objective):
 
     def plain(self, model: Model, batch: Batch) -> Tensor:
         """Every token counts, pads too."""
-        hidden = model(batch.images, batch.ids[:, :-1])
+        hidden = _hidden(model, batch)
         return model.head(hidden.flatten(0, 1)).float().log_softmax(-1).sum()
 
     def validate(self, model: Model, batch: Batch) -> tuple[float, int]:
         """The plain loss, by tokens."""
         return float(self(model, batch)["token_loss"]), self.count(batch)
+
+
+def _hidden(model: Model, batch: Batch) -> Float[Tensor, "b l d"]:
+    """What the model makes of all tokens but the last."""
+    if batch.media is None:
+        return model(batch.images, batch.ids[:, :-1])
+    assert isinstance(model, Flamingo)
+    return model.read(batch.media, batch.ids[:, :-1])

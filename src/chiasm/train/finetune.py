@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 from typing_extensions import assert_never
 
-from chiasm.models import Captioner, Clip, LanguageModel, Model
+from chiasm.models import Captioner, Clip, Flamingo, LanguageModel, Model
 from chiasm.models.adapted import Adapted
 from chiasm.models.brought import HfText, HfVision
 from chiasm.nn import Attention, weight_decay_groups
@@ -84,7 +84,7 @@ def towers(model: Model) -> tuple[nn.Module, ...]:
     match model:
         case Clip():
             return model.vision, model.text
-        case Captioner():
+        case Captioner() | Flamingo():
             return model.vision, model.decoder
         case LanguageModel():
             return (model.decoder,)
