@@ -226,16 +226,21 @@ def write_gpt2(folder, **changes):
     return model, tokenizer
 
 
-def write_vit_gpt2(folder, *, width=16, seed=0):
+def write_vit_gpt2(folder, *, width=16, ending=0.7, seed=0):
     """A captioner's folder: a ViT (24 wide), a GPT-2 that reads it, tokenizer, processor; the model and tokenizer."""
     from transformers import GPT2LMHeadModel, VisionEncoderDecoderModel, ViTConfig, ViTModel
 
     tokenizer = write_gpt2_tokenizer(folder)
     decoder = GPT2LMHeadModel(gpt2_settings(tokenizer, n_embd=width, add_cross_attention=True))
     model = randomise(VisionEncoderDecoderModel(encoder=ViTModel(ViTConfig(**vit_sizes())), decoder=decoder), seed)
-    table, bias = model.decoder.transformer.wte.weight.data, model.decoder.transformer.ln_f.bias.data
-    table[:, :] *= 0.4  # so that one word is not so much likelier than all others
-    table[-1] += 0.35 * bias / bias.norm()  # and texts end
+    inner, generator = model.decoder.transformer, torch.Generator().manual_seed(seed)
+    for block in inner.h:
+        block.crossattention.c_proj.weight.data *= 4  # so that texts differ by their picture,
+        block.crossattention.q_attn.weight.data *= 4
+    inner.wpe.weight.data *= 3  # and words by their place,
+    end = torch.randn(width, generator=generator)
+    inner.wpe.weight.data += (torch.arange(24.0)[:, None] / 5 - 1) * end  # and every text comes to its end
+    inner.wte.weight.data[-1] += ending * end
     model.config.decoder_start_token_id = model.config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
     write_processor(folder, "ViTImageProcessorPil", size={"height": 16, "width": 16})
