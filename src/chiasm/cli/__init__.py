@@ -10,6 +10,7 @@ from importlib import import_module
 VERBS = {
     ("train",): ("chiasm.cli.train", "train", "train a captioner or a Clip on pictures with texts"),
     ("caption",): ("chiasm.cli.caption", "caption", "write captions for pictures, and show where the model looked"),
+    ("write",): ("chiasm.cli.write", "write", "write texts with a language model, or go on with yours"),
     ("classify",): ("chiasm.cli.classify", "classify", "which of your labels fits each picture, if any"),
     ("embed",): ("chiasm.cli.embed", "embed", "vectors of pictures or texts, as Parquet or npy"),
     ("index",): ("chiasm.cli.index", "index", "embed a data set's pictures into a table that can be searched"),

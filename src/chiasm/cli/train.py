@@ -12,21 +12,27 @@ from typing import Any, Literal
 from chiasm import config as configs
 from chiasm.data.transforms import augment_for
 from chiasm.errors import UserError
+from chiasm.models.captioner import CaptionerConfig, CaptionerFusion, with_fusion
 from chiasm.models.clip import ClipConfig
-from chiasm.models.presets import captioner_preset, clip_preset
+from chiasm.models.lm import LanguageConfig
+from chiasm.models.presets import captioner_preset, clip_preset, lm_preset
 from chiasm.train.config import DataConfig, RunConfig, TokenizerConfig
 from chiasm.train.finetune import Tune
 
 DRAWN = "gallery-*.png", "retrieval-*.png", "confusion-*.png", "calibration.png"
 """Pictures that a run leaves, but for the curves."""
 
+TOLD = "captions.jsonl", "retrieval.jsonl", "texts.jsonl"
+"""What a model said of every example."""
+
 
 def train(
-    model: Literal["captioner", "clip"],
+    model: Literal["captioner", "clip", "lm"],
     data: str = "",
     *,
     out: Path,
     preset: str = "small",
+    fusion: CaptionerFusion | None = None,
     from_: str | None = None,
     vision: str | None = None,
     text: str | None = None,
@@ -47,16 +53,20 @@ def train(
 ) -> int:
     """Train a model on pictures with texts.
 
-    captioner: a picture encoder and a causal decoder with cross-attention, which writes captions. clip: a picture and
-    a text encoder that meet in one space, for search and classification. The folder OUT then holds bundle/ (the
-    model), metrics.csv, curves.png, evaluation.json, card.md, and what the model said of every test picture.
+    captioner: a picture encoder and a causal decoder, which writes captions. clip: a picture and a text encoder that
+    meet in one space, for search and classification. lm: the decoder alone, on texts without pictures. The folder OUT
+    then holds bundle/ (the model), metrics.csv, curves.png, evaluation.json, card.md, and what the model said of every
+    test picture.
 
     Args:
         model: what to train
-        data: a folder, a table (CSV, TSV, JSONL, JSON, Parquet), tar shards, a Hub id, or the built-in emoji or shapes
+        data: a folder, a table (CSV, TSV, JSONL, JSON, Parquet), tar shards, a Hub id, or the built-in emoji or shapes;
+            for an lm also a .txt file or a folder of them, a text per line
         out: the run's folder
-        preset: sizes to start from: tiny, small or base of a captioner; lesson, tiny, small, vit-b-32, vit-b-16 or
-            vit-l-14 of a clip
+        preset: sizes to start from: tiny, small or base of a captioner or lm; lesson, tiny, small, vit-b-32, vit-b-16
+            or vit-l-14 of a clip
+        fusion: how a captioner reads pictures: cross (cross-attention, the preset's), early (the picture's tokens in
+            front of the words), late (one token in front of them) or perceiver (cross-attention to latents)
         from_: a trained model to start from instead: the folder of a run or a bundle, or of published CLIP weights
         vision: a picture encoder to bring in, locked (model.vision.tune=true unlocks it): hf:FOLDER_OR_ID of
             transformers, or py:package.module:function of your own
@@ -83,6 +93,7 @@ def train(
         settings = start_settings(model, preset, from_, vision, text)
         if config is not None:
             settings = configs.merge(settings, read_settings(config))
+        settings = fused(settings, fusion)
         named = {
             "train": {"epochs": epochs, "minutes": minutes, "seed": seed, "tune": tune},
             "data": {
@@ -117,7 +128,7 @@ def start_settings(
     model: str, preset: str, source: str | None = None, vision: str | None = None, text: str | None = None
 ) -> RunConfig:
     """A run's settings before anything else is said: the preset's sizes, what suits the kind of model, and weights."""
-    sizes = clip_preset(preset) if model == "clip" else captioner_preset(preset)
+    sizes = {"captioner": captioner_preset, "clip": clip_preset, "lm": lm_preset}[model](preset)
     settings = RunConfig(data=DataConfig(path=""), model=sizes)
     if model == "clip":
         words = TokenizerConfig(units="bpe", vocab_size=4096)  # people search with words that no caption had
@@ -131,6 +142,18 @@ def start_settings(
     return started_from(settings, source) if source is not None else with_brought(settings, vision, text)
 
 
+def fused(settings: RunConfig, fusion: CaptionerFusion | None) -> RunConfig:
+    """The settings with the fusion that was asked for, at the same depth; UserError where there is nothing to fuse."""
+    if fusion is None:
+        return settings
+    if not isinstance(settings.model, CaptionerConfig):
+        raise UserError("Only a captioner has a --fusion", "chiasm train captioner ... --fusion early")
+    try:
+        return replace(settings, model=with_fusion(settings.model, fusion))
+    except ValueError as error:
+        raise UserError(f"--fusion {fusion}: {error}", "Start from a captioner with cross.") from error
+
+
 def _where_to_look(settings: RunConfig, out: Path) -> str:
     """The files of a finished run that people want to see, and what to type next."""
     run = shlex.quote(str(out))
@@ -141,6 +164,8 @@ def _where_to_look(settings: RunConfig, out: Path) -> str:
             f"chiasm index {run} {shlex.quote(settings.data.path)} --out {index}",
             f'chiasm search {index} "a dog" --grid hits.png',
         ]
+    elif isinstance(settings.model, LanguageConfig):
+        following = [f'chiasm write {run} "how it begins" --mode sample --texts 5']
     else:
         following = [
             f"chiasm caption {run} PICTURE --attention where.png",
@@ -149,7 +174,7 @@ def _where_to_look(settings: RunConfig, out: Path) -> str:
     following.append(f"chiasm evaluate {run} DATA")
     lines = [
         ("model", str(out / "bundle")),
-        *(("told", str(out / name)) for name in ("captions.jsonl", "retrieval.jsonl") if (out / name).exists()),
+        *(("told", str(out / name)) for name in TOLD if (out / name).exists()),
         *(("pictures", str(path)) for path in sorted(path for name in DRAWN for path in out.glob(name))),
         *(("attention", str(path) + "/") for path in sorted(out.glob("attention-*"))),
         ("curves", str(out / "curves.png")),

@@ -11,16 +11,17 @@ from chiasm.evaluate.captioner import Told, evaluate_captioner
 from chiasm.evaluate.clip import Found, calibrate, evaluate_clip
 from chiasm.evaluate.common import Estimate, SplitScores, scores_table, write_results
 from chiasm.evaluate.drawings import draw_calibration, draw_captions, draw_clip
+from chiasm.evaluate.lm import Read, evaluate_lm
 from chiasm.evaluate.things import things
 from chiasm.generate import GenerateConfig
-from chiasm.predict import CaptionPredictor, ClipPredictor
+from chiasm.predict import CaptionPredictor, ClipPredictor, LanguagePredictor
 
-TOLD = {CaptionPredictor: "captions.jsonl", ClipPredictor: "retrieval.jsonl"}
+TOLD = {CaptionPredictor: "captions.jsonl", ClipPredictor: "retrieval.jsonl", LanguagePredictor: "texts.jsonl"}
 """The file of what each kind of model said of every picture."""
 
 
 def evaluate(
-    predictor: CaptionPredictor | ClipPredictor,
+    predictor: CaptionPredictor | ClipPredictor | LanguagePredictor,
     source: Source,
     splits: Sequence[str],
     generate: GenerateConfig | None = None,
@@ -40,6 +41,8 @@ def evaluate(
             return evaluate_clip(
                 predictor, source, splits, templates=templates, probe=True, max_broken_share=max_broken_share
             )
+        case LanguagePredictor():
+            return evaluate_lm(predictor, source, splits)
         case _:
             assert_never(predictor)
 
@@ -48,6 +51,7 @@ __all__ = [
     "TOLD",
     "Estimate",
     "Found",
+    "Read",
     "SplitScores",
     "Told",
     "calibrate",
@@ -57,6 +61,7 @@ __all__ = [
     "evaluate",
     "evaluate_captioner",
     "evaluate_clip",
+    "evaluate_lm",
     "scores_table",
     "things",
     "write_results",

@@ -12,6 +12,7 @@ from chiasm.models.classifier import FusionClassifierConfig, PictureClassifierCo
 from chiasm.models.clip import ClipConfig
 from chiasm.models.fusion import CrossConfig, EarlyConfig, FusionConfig, LateConfig, PerceiverFusionConfig
 from chiasm.models.language import DecoderConfig, TextConfig, TextRules
+from chiasm.models.lm import LanguageConfig
 from chiasm.models.vision import ConvConfig, VitConfig
 
 C = TypeVar("C")
@@ -51,6 +52,30 @@ CAPTIONERS: dict[str, Callable[[], CaptionerConfig]] = {
 def captioner_preset(name: str) -> CaptionerConfig:
     """The captioner of that name; UserError names the others."""
     return _preset(CAPTIONERS, name, "captioner")
+
+
+def lm_tiny() -> LanguageConfig:
+    """A decoder like `captioner_tiny`'s, to try things out."""
+    return LanguageConfig(decoder=DecoderConfig(width=128, depth=2, heads=4))
+
+
+def lm_small() -> LanguageConfig:
+    """About 2 M parameters and texts of 64 tokens: for captions and short texts."""
+    return LanguageConfig(decoder=DecoderConfig(width=192, depth=4, heads=4, rules=TextRules(context=64)))
+
+
+def lm_base() -> LanguageConfig:
+    """GPT-2's smallest: 12 layers of width 768, texts of 1,024 tokens."""
+    decoder = DecoderConfig(width=768, depth=12, heads=12, rules=TextRules(context=1024), activation="gelu_tanh")
+    return LanguageConfig(decoder=decoder)
+
+
+LMS: dict[str, Callable[[], LanguageConfig]] = {"tiny": lm_tiny, "small": lm_small, "base": lm_base}
+
+
+def lm_preset(name: str) -> LanguageConfig:
+    """The language model of that name; UserError names the others."""
+    return _preset(LMS, name, "lm")
 
 
 def clip_lesson() -> ClipConfig:

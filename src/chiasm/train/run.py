@@ -24,9 +24,10 @@ from chiasm.cost import measure_step_seconds
 from chiasm.data.cache import Pictures, check_broken, prepare_pictures, write_quarantine
 from chiasm.data.loader import Loader
 from chiasm.data.source import class_names
+from chiasm.data.texts import in_contexts
 from chiasm.errors import UserError
 from chiasm.evaluate import SplitScores
-from chiasm.models import CaptionerConfig, ClipConfig, build_model
+from chiasm.models import CaptionerConfig, ClipConfig, LanguageConfig, build_model
 from chiasm.models.brought import load_sources
 from chiasm.nn.lora import has_lora, merge_lora
 from chiasm.text import Tokenizer
@@ -36,6 +37,7 @@ from chiasm.train.config import RunConfig
 from chiasm.train.contrastive import ContrastiveTask
 from chiasm.train.engine import Engine
 from chiasm.train.finetune import tune_only
+from chiasm.train.language import LanguageTask
 from chiasm.train.outcome import describe_outcome
 from chiasm.train.start import brought_tokenizer, load_start
 from chiasm.train.task import Task
@@ -67,6 +69,8 @@ class Run:
             raise UserError(f"{self.source.name} has no training pictures", self.source.understood)
         start = None if config.start is None or resume else load_start(config.start)
         self.tokenizer = self._tokenizer(config, start, resume)
+        if isinstance(config.model, LanguageConfig) and self.tokenizer:
+            self.source = in_contexts(self.source, self.tokenizer, config.model.rules.context)
         vocabulary, unk = (self.tokenizer.vocab_size, self.tokenizer.unk) if self.tokenizer else (0, None)
         self.config = config.completed(vocabulary, unk, class_names(train) if config.model.classes is not None else ())
         self.pictures = self._pictures()
@@ -203,6 +207,8 @@ def task_of(config: RunConfig) -> Task:
             return CaptioningTask(config.train)
         case ClipConfig():
             return ContrastiveTask()
+        case LanguageConfig():
+            return LanguageTask(config.train)
         case _:
             assert_never(config.model)
 
