@@ -11,7 +11,7 @@ from chiasm.errors import UserError
 from chiasm.evaluate import TOLD, draw_captions, draw_clip, scores_table, write_results
 from chiasm.evaluate import evaluate as score
 from chiasm.generate import GenerateConfig
-from chiasm.predict import CaptionPredictor, load
+from chiasm.predict import CaptionPredictor, ClipPredictor, load
 from chiasm.train.config import DataConfig
 
 
@@ -36,7 +36,7 @@ def evaluate(
 
     A captioner: exact match, BLEU, ROUGE-L, CIDEr-D, loss, and its rise with wrong pictures. A Clip: retrieval both
     ways and, where pictures have labels, prompt classification, and a linear probe of the vectors if some of them are
-    in a train split. Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md, as JSON lines what
+    in a train split. A language model: perplexity. Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md, as JSON lines what
     the model said of every picture, drawings, and scores by label where there are some.
 
     Args:
@@ -71,7 +71,7 @@ def evaluate(
         write_results(results, out, told)
         if isinstance(predictor, CaptionPredictor):
             draw_captions(predictor, source, results, out)
-        else:
+        elif isinstance(predictor, ClipPredictor):
             draw_clip(predictor, source, results, out)
         print(f"\nresults    {out / 'evaluation.json'}\ntold       {out / told}")
     return 0
