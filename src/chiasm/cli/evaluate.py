@@ -36,8 +36,9 @@ def evaluate(
 
     A captioner: exact match, BLEU, ROUGE-L, CIDEr-D, loss, and its rise with wrong pictures. A Clip: retrieval both
     ways and, where pictures have labels, prompt classification, and a linear probe of the vectors if some of them are
-    in a train split. A language model: perplexity. Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md, as JSON lines what
-    the model said of every picture, drawings, and scores by label where there are some.
+    in a train split. A language model: perplexity. Prints a table with 95 % intervals; OUT gets evaluation.json,
+    evaluation.md, as JSON lines what the model said of every picture, drawings, and scores by label where there are
+    some.
 
     Args:
         run: the folder of a run or a bundle
