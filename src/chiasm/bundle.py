@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from chiasm import config as configs
+from chiasm.data.task import TaskConfig
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
 from chiasm.metrics.calibration import Calibration
@@ -30,6 +31,7 @@ class BundleConfig:
     model: ModelConfig
     preprocess: PreprocessConfig
     calibration: Calibration | None = None
+    task: TaskConfig | None = None
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -48,6 +50,8 @@ class Bundle:
     preprocess: PreprocessConfig
     calibration: Calibration | None = None
     """What held-out pairs said about the cosines of a dual encoder."""
+    task: TaskConfig | None = None
+    """What a classifier was trained to tell."""
     card: str = field(default="", repr=False)
 
     def save(self, folder: Path) -> None:
@@ -60,7 +64,9 @@ class Bundle:
             new.mkdir()
             tensors = {name: tensor.contiguous() for name, tensor in own_tensors(self.model).items()}
             save_file(tensors, new / "model.safetensors")
-            world = BundleConfig(model=self.model.config, preprocess=self.preprocess, calibration=self.calibration)
+            world = BundleConfig(
+                model=self.model.config, preprocess=self.preprocess, calibration=self.calibration, task=self.task
+            )
             configs.save(world, new / "config.json")
             if self.tokenizer is not None:
                 self.tokenizer.save(new / "tokenizer.json")
@@ -90,6 +96,7 @@ class Bundle:
             tokenizer=tokenizer,
             preprocess=config.preprocess,
             calibration=config.calibration,
+            task=config.task,
             card=text,
         )
 

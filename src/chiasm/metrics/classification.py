@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Shaped
 
 from chiasm.metrics.captions import Score
 from chiasm.metrics.intervals import bootstrap_interval, mean_interval
-from chiasm.metrics.retrieval import Ranks
+from chiasm.metrics.retrieval import Groups, Ranks
 from chiasm.progress import track
 
 TIE = 1e-6
@@ -62,6 +62,36 @@ def classification_scores(
     tops = {name: top[labels == label] for label, name in enumerate(names)}
     per_class = {name: mean(own) for name, own in tops.items() if len(own)}
     return Classification(scores=found, per_class=per_class, confusion=_confusion(scores, labels))
+
+
+def calibration_error(
+    confidences: Float[np.ndarray, " n"],
+    right: Float[np.ndarray, " n"],
+    groups: Groups,
+    *,
+    bins: int = 15,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Score:
+    """By how much the confidence in an answer misses the share of right ones, on average (ECE, 1706.04599, section 2).
+
+    In `bins` equally wide bins of confidence, the gap between both means counts by the bin's share of items. The
+    interval resamples whole groups of items; as the gaps are absolute, few items show some error even of a model
+    without one.
+    """
+    place = np.minimum((confidences * bins).astype(int), bins - 1)
+    _, group = np.unique(groups, return_inverse=True)
+    gaps = np.zeros((group.max() + 1, bins))
+    np.add.at(gaps, (group, place), confidences - right)
+
+    def error(sums: np.ndarray) -> np.ndarray:
+        return np.abs(sums[:, :-1]).sum(1) / sums[:, -1]
+
+    statistics = np.column_stack([gaps, np.bincount(group)])
+    low, high = bootstrap_interval(statistics, error, resamples=resamples, seed=seed, level=level)
+    own = float(error(statistics.sum(0)[None])[0])
+    return Score(value=own, low=min(low, own), high=high, per_item=np.abs(confidences - right))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,4 +236,12 @@ def _check_probe(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, s
         raise ValueError(f"strengths are {list(strengths)}; each must be above 0, and there must be one")
 
 
-__all__ = ["STRENGTHS", "Classification", "Probe", "classification_scores", "fit_logistic", "linear_probe"]
+__all__ = [
+    "STRENGTHS",
+    "Classification",
+    "Probe",
+    "calibration_error",
+    "classification_scores",
+    "fit_logistic",
+    "linear_probe",
+]

@@ -8,10 +8,9 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
-from torch import nn
 
 from chiasm.bundle import Bundle
-from chiasm.data.transforms import PreprocessConfig, read_pixels
+from chiasm.data.transforms import NO_PICTURES, PreprocessConfig, read_pixels
 from chiasm.errors import UserError
 from chiasm.text import Tokenizer
 from chiasm.types import Picture
@@ -23,13 +22,14 @@ Pixels = UInt8[np.ndarray, "b height width 3"]
 class Predictor:
     """A trained model that can be asked; it holds no state between calls. Each kind of model has its own."""
 
-    model_class: ClassVar[type[nn.Module]]
+    model_class: ClassVar[type]
 
     def __init__(self, bundle: Bundle):
         if not isinstance(bundle.model, self.model_class):
             raise UserError(
                 f"The model is a {type(bundle.model).__name__}, and a {self.model_class.__name__} is needed here",
-                "A captioner writes captions; a Clip classifies, embeds and searches.",
+                "A captioner writes captions; a Clip classifies by your labels, embeds and searches; a classifier "
+                "answers, matches, or tells the classes that it was trained on.",
             )
         self.bundle = bundle
         self.model = bundle.model.eval()
@@ -52,6 +52,27 @@ class Predictor:
 
     def read(self, pictures: Sequence[Picture | str]) -> Pixels:
         """Pictures as the model was trained to see them."""
+        if self.preprocess.size == NO_PICTURES:
+            return np.empty((len(pictures), 0, 0, 3), np.uint8)
         ready = [Path(picture) if isinstance(picture, str) else picture for picture in pictures]
         pixels = [read_pixels(picture, self.preprocess) for picture in ready]
         return np.stack(pixels) if pixels else np.empty((0, *self.preprocess.size, 3), np.uint8)
+
+    def text_lengths(self, texts: Sequence[str], *, truncate: bool = False) -> list[int]:
+        """Tokens of each text; UserError for an empty one, or one that is longer than the model's context.
+
+        With `truncate` a long one is no error.
+        """
+        rules = self.bundle.model.config.rules
+        assert rules is not None
+        lengths = self.tokenizer.lengths(texts)
+        for number, (text, length) in enumerate(zip(texts, lengths, strict=True), 1):
+            if not text.strip():
+                which = f"Text {number} of {len(texts)}" if len(texts) > 1 else "The text"
+                raise UserError(f"{which} is empty", "Say something in it, or leave it out.")
+            if length > rules.context and not truncate:
+                raise UserError(
+                    f"The text has {length} tokens, more than the model's {rules.context}: {text[:80]!r}",
+                    "Shorten it, or have it cut (truncate).",
+                )
+        return lengths

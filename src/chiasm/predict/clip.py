@@ -81,16 +81,7 @@ class ClipPredictor(Predictor):
 
         Short texts are run with short ones, so that little is computed for pads.
         """
-        rules, lengths = self.model.config.rules, self.tokenizer.lengths(texts)
-        for number, (text, length) in enumerate(zip(texts, lengths, strict=True), 1):
-            if not text.strip():
-                which = f"Text {number} of {len(texts)}" if len(texts) > 1 else "The text"
-                raise UserError(f"{which} is empty", "Say something in it, or leave it out.")
-            if length > rules.context and not truncate:
-                raise UserError(
-                    f"The text has {length} tokens, more than the model's {rules.context}: {text[:80]!r}",
-                    "Shorten it, or have it cut (truncate).",
-                )
+        rules, lengths = self.model.config.rules, self.text_lengths(texts, truncate=truncate)
         vectors = np.empty((len(texts), self.embed_width), np.float32)
         order = np.argsort(lengths, kind="stable")
         for start in self._batches(len(texts), TEXT_ROWS, "Embedding texts"):
