@@ -94,6 +94,12 @@ class Loader:
             raise ValueError(f"step is {step}, it must not be negative")
         epoch, place = divmod(step, self.steps_per_epoch)
         rows = self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        return self.of(rows, step)
+
+    def of(self, rows: np.ndarray, step: int | None = None) -> Batch:
+        """The good pictures at these places, with their texts and changes of one step, or the first and none."""
+        if step is None:
+            return self._made(rows, np.zeros_like(rows), None)
         picks = (self._random(TEXT, step).random(len(rows)) * self._counts[rows]).astype(np.int64)
         generator = torch.Generator().manual_seed(int(self._random(AUGMENT, step).integers(2**63)))
         return self._made(rows, picks, generator)
@@ -102,7 +108,7 @@ class Loader:
         """The batches of the steps from `start_step` to before `stop_step`, made ahead of time."""
         steps = range(start_step, stop_step)
         if self.workers == 0:
-            return _ahead(self.batch, steps)
+            return ahead(self.batch, steps)
         # A generator of its own: the default one draws from the global state, which training wants to itself.
         return iter(
             DataLoader(
@@ -113,7 +119,7 @@ class Loader:
     def in_order(self, rows: int) -> Iterator[Batch]:
         """Every good picture once, in order, with its first text and without random changes, `rows` at a time."""
         parts = (np.arange(start, min(start + rows, len(self))) for start in range(0, len(self), rows))
-        return _ahead(lambda part: self._made(part, np.zeros_like(part), None), parts)
+        return ahead(self.of, parts)
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
@@ -201,7 +207,7 @@ def _numbered(values: Iterable[Any]) -> np.ndarray:
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
-def _ahead(make: Callable[[Any], Batch], items: Iterable[Any]) -> Iterator[Batch]:
+def ahead(make: Callable[[Any], Batch], items: Iterable[Any]) -> Iterator[Batch]:
     """`make` of each item, computed by a thread up to AHEAD of the consumer; it ends when the consumer does."""
     items = iter(items)
     pool = ThreadPoolExecutor(1)

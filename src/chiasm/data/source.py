@@ -43,6 +43,8 @@ class Source:
     splits: dict[str, np.ndarray]
     understood: str
     fingerprint: str
+    interleaved: bool = False
+    """Examples of one group are one sequence of pictures and texts, in their order."""
 
     def split(self, name: str) -> Sequence[Example]:
         """The examples of one split, as a view; UserError naming the known splits where there is no such split."""
