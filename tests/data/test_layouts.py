@@ -108,7 +108,7 @@ def test_absolute_paths_and_a_folder_of_pictures_elsewhere(tmp_path: Path):
     draw(tmp_path / "far", "a.png", "b.png")
     table = write(tmp_path / "here" / "t.csv", "image,caption", f"{tmp_path / 'far' / 'a.png'},one", "b.png,two")
     assert_pictures_exist(open_source(table, picture_folder=tmp_path / "far"))
-    assert "1 picture files missing" in open_source(table).understood
+    assert "1 files missing" in open_source(table).understood
 
 
 def test_missing_pictures_are_kept_unless_all_are_missing(tmp_path: Path):
@@ -116,9 +116,9 @@ def test_missing_pictures_are_kept_unless_all_are_missing(tmp_path: Path):
     table = write(tmp_path / "t.csv", "image,caption", "a.png,one", "gone.png,two")
     source = open_source(table)
     assert source.examples[1].image == tmp_path / "gone.png"
-    assert "1 picture files missing" in source.understood
+    assert "1 files missing" in source.understood
     (tmp_path / "a.png").unlink()
-    with pytest.raises(UserError, match="None of the 2 pictures"):
+    with pytest.raises(UserError, match="None of the 2 files"):
         open_source(table)
 
 

@@ -1,4 +1,4 @@
-"""Tables that hold the pictures themselves, through Hugging Face `datasets`: Parquet, saved data sets, the Hub."""
+"""Tables that hold the files themselves, through Hugging Face `datasets`: Parquet, saved data sets, the Hub."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from chiasm.data.columns import Columns, Wanted, choose_columns
 from chiasm.data.lookup import PictureLookup
 from chiasm.data.rows import Reading, Row, Stored, canonical_split, file_stamp, split_in_name
-from chiasm.data.tables import make_row, picture_name
+from chiasm.data.tables import file_name, make_row
 from chiasm.errors import UserError
 from chiasm.progress import track, waiting
-from chiasm.types import Picture
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,14 +28,14 @@ UNNAMED = "unnamed"
 
 
 @dataclass(frozen=True, slots=True)
-class ArrowPicture(Stored):
-    """The picture in one row of a table that lies on disk."""
+class ArrowCell(Stored):
+    """The picture or sound in one row of a table that lies on disk."""
 
     table: Any  # a Dataset; beartype in tests cannot see the type of a library that is imported late
     column: str
     row: int
 
-    def read(self) -> Picture:
+    def read(self) -> bytes:
         """The cell's bytes."""
         cell = self.table[self.row][self.column]
         return cell["bytes"] if isinstance(cell, dict) else cell
@@ -97,59 +96,76 @@ def _read_tables(layout: str, tables: Mapping[Any, Dataset], root: Path, wanted:
     import datasets
 
     rows: list[Row] = []
-    skipped: Counter[str] = Counter()
     lookup = PictureLookup(wanted.picture_folder or root)
     features = next(iter(tables.values())).features
-    pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    columns = choose_columns(list(features), wanted, layout, pictures)
+    pictures, sounds = (
+        [name for name, feature in features.items() if isinstance(feature, kind)]
+        for kind in (datasets.Image, datasets.Audio)
+    )
+    columns = choose_columns(list(features), wanted, layout, pictures, sounds)
     for split, table in tables.items():
-        rows += _table_rows(_undecoded(table, columns), columns, canonical_split(str(split)), lookup, skipped)
+        rows += _table_rows(_undecoded(table, columns), columns, canonical_split(str(split)), lookup)
     stamp = stamp or " ".join(table._fingerprint for table in tables.values())
-    return Reading(layout=f"{layout} ({columns})", rows=rows, skipped=skipped, stamp=stamp, has_columns=True)
+    return Reading(layout=f"{layout} ({columns})", rows=rows, stamp=stamp, has_columns=True)
 
 
 def _undecoded(table: Dataset, columns: Columns) -> Dataset:
     import datasets
 
-    table = table.select_columns([columns.image, *(name for name in columns.names if name != columns.image)])
-    if isinstance(table.features[columns.image], datasets.Image):
-        table = table.cast_column(columns.image, datasets.Image(decode=False))
-    kind = table.features.arrow_schema.field(columns.image).type
-    if not (_is_bytes(kind) or _is_text(kind) or _has_bytes(kind)):
-        raise UserError(
-            f"The column {columns.image!r} holds {kind}", "It must hold a picture's bytes, or the path of its file."
-        )
+    table = table.select_columns([*columns.media, *(name for name in columns.names if name not in columns.media)])
+    for column in columns.media:
+        feature = table.features[column]
+        if isinstance(feature, (datasets.Image, datasets.Audio)):
+            table = table.cast_column(column, type(feature)(decode=False))
+        kind = table.features.arrow_schema.field(column).type
+        if not (_is_bytes(kind) or _is_text(kind) or _has_bytes(kind)):
+            what = "picture" if column == columns.image else "sound"
+            raise UserError(
+                f"The column {column!r} holds {kind}", f"It must hold a {what}'s bytes, or the path of its file."
+            )
     return table
 
 
-def _table_rows(
-    table: Dataset, columns: Columns, split: str, lookup: PictureLookup, skipped: Counter[str]
-) -> Iterator[Row]:
+def _table_rows(table: Dataset, columns: Columns, split: str, lookup: PictureLookup) -> Iterator[Row]:
     """Rows of one table; equal bytes are one picture, called by its key column, its path or its number."""
     classes = {name: names for name in columns.names if (names := getattr(table.features[name], "names", None))}
-    texts = table.select_columns([name for name in columns.names if name != columns.image])
-    pictures = table.select_columns([columns.image])
+    texts = _texts(table.select_columns([name for name in columns.names if name not in columns.media]), len(table))
+    pictures, sounds = _Media(table, columns.image, lookup), _Media(table, columns.sound, lookup)
     key_of: dict[Any, str] = {}
     taken: set[str] = set()
-    cells = zip(_texts(texts, len(table)), _pictures(pictures, columns.image), strict=True)
-    for number, (record, (identity, path)) in enumerate(cells):
-        if identity is None and not path:
-            skipped["without a picture"] += 1
-            continue
+    for number, record in enumerate(texts):
         record |= {name: names[record[name]] for name, names in classes.items() if _is_class(record[name])}
         row_split = canonical_split(str(record.get(columns.split) or "")) or split
-        if identity is None:
-            image = lookup.find(picture_name(path, f"row {number}, {columns.image!r}"), row_split)
-            yield make_row(record, columns, image=image, key=path, split=row_split)
-            continue
-        if identity not in key_of:
-            key = str(record.get(columns.key) or path or number)
-            while key in taken:
-                key += f"#{number}"
-            key_of[identity] = key
-            taken.add(key)
-        image = ArrowPicture(pictures, columns.image, number)
-        yield make_row(record, columns, image=image, key=key_of[identity], split=row_split)
+        image, sound = pictures.file(number, row_split), sounds.file(number, row_split)
+        identity, path = pictures.cells[number] if image is not None else (None, sounds.cells[number][1])
+        if isinstance(image, Path):
+            key = path
+        else:
+            identity = number if identity is None else identity
+            if identity not in key_of:
+                key = str(record.get(columns.key) or path or number)
+                while key in taken:
+                    key += f"#{number}"
+                key_of[identity] = key
+                taken.add(key)
+            key = key_of[identity]
+        yield make_row(record, columns, image=image, sound=sound, key=key, split=row_split)
+
+
+class _Media:
+    """A column of pictures or sounds, by row."""
+
+    def __init__(self, table: Dataset, column: str, lookup: PictureLookup):
+        self.column, self.lookup = column, lookup
+        self.table = table.select_columns([column] if column else [])
+        self.cells = _identities(self.table, column) if column else [(None, "")] * len(table)
+
+    def file(self, number: int, split: str) -> ArrowCell | Path | None:
+        """Where the row's picture or sound is; None where it has none."""
+        identity, path = self.cells[number]
+        if identity is not None:
+            return ArrowCell(self.table, self.column, number)
+        return self.lookup.find(file_name(path, f"row {number}, {self.column!r}"), split) if path else None
 
 
 def _is_class(value: Any) -> bool:
@@ -166,16 +182,16 @@ def _records(batch: Any) -> Iterator[dict[str, Any]]:
     return (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
 
 
-def _pictures(table: Dataset, column: str) -> list[tuple[Any, str]]:
-    """For each row what tells its picture from others (None where it holds a path only), and the path.
+def _identities(table: Dataset, column: str) -> list[tuple[Any, str]]:
+    """For each row what tells its file from others (None where it holds a path only), and the path.
 
-    Length and a few bytes tell most pictures apart; only those that agree in these are read whole and hashed.
+    Length and a few bytes tell most files apart; only those that agree in these are read whole and hashed.
     """
-    cells = [_sketch(cell) for cell in _cells(table, column, "looking for repeated pictures")]
+    cells = [_sketch(cell) for cell in _cells(table, column, "looking for repeated files")]
     repeated = {sketch for sketch, count in Counter(sketch for sketch, _ in cells).items() if sketch and count > 1}
     if not repeated:
         return cells
-    whole = _cells(table, column, "comparing repeated pictures")
+    whole = _cells(table, column, "comparing repeated files")
     return [
         ((*sketch, hashlib.sha256(_buffer(cell)).digest()), path) if sketch in repeated else (sketch, path)
         for (sketch, path), cell in zip(cells, whole, strict=True)
@@ -251,4 +267,4 @@ def _quiet(doing: str) -> Iterator[None]:
             hub.enable_progress_bars()
 
 
-__all__ = ["ArrowPicture", "read_hub", "read_parquet", "read_saved"]
+__all__ = ["ArrowCell", "read_hub", "read_parquet", "read_saved"]

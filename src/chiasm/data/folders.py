@@ -1,16 +1,17 @@
-"""Layouts of a folder of pictures: a table beside them, a text beside each, or a folder for each class."""
+"""Layouts of a folder of pictures or sounds: a table beside them, a text beside each, or a folder for each class."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from chiasm.data.annotations import read_annotations
 from chiasm.data.arrow import read_parquet, read_saved
 from chiasm.data.columns import Wanted, label_text, texts_in
 from chiasm.data.lookup import files_below
-from chiasm.data.rows import PICTURE_SUFFIXES, Reading, Row, is_split, split_in_name, split_of_folder
+from chiasm.data.rows import PICTURE_SUFFIXES, SOUND_SUFFIXES, Reading, Row, is_split, split_in_name, split_of_folder
 from chiasm.data.tables import TABLE_SUFFIXES, read_table, read_text
 from chiasm.data.tars import read_tars
 
@@ -56,41 +57,44 @@ def _archives(folder: Path, wanted: Wanted) -> Reading | None:
 
 
 def _sidecars(folder: Path, wanted: Wanted) -> Reading | None:
-    """a.jpg beside a.txt, each line of the text a caption; folders train, val and test are splits."""
-    pictures = _pictures(folder)
-    texts = {path: path.with_suffix(".txt") for path in pictures}
+    """a.jpg or a.wav beside a.txt, each line of the text a caption; inner folders are splits or classes."""
+    files = _media(folder)
+    texts = {path: path.with_suffix(".txt") for path in files}
     texts = {path: text for path, text in texts.items() if text.is_file()}
     if not texts:
         return None
     split_of = _split_finder(folder, list(texts))
+    classes = {path: _class_of(path, folder, split_of) for path in texts}
+    are_classes = all(classes.values()) and len(set(classes.values())) > 1
     rows = [
         Row(
-            image=path,
+            **_by_kind(path),
             key=path.relative_to(folder).as_posix(),
             texts=texts_in(read_text(text).split("\n")),
             split=split_of(path),
+            label=classes[path] if are_classes else "",
         )
         for path, text in texts.items()
     ]
-    alone = Counter({"without a text file of the picture's name": len(pictures) - len(texts)})
+    alone = Counter({"without a text file of the picture's name": len(files) - len(texts)})
     return Reading(layout="pictures with texts of the same name", rows=rows, skipped=alone)
 
 
 def _classes(folder: Path, wanted: Wanted) -> Reading | None:
     """A folder for each class, its name the caption; the folders may lie in train, val and test."""
-    pictures = _pictures(folder)
-    split_of = _split_finder(folder, pictures)
+    files = _media(folder)
+    split_of = _split_finder(folder, files)
     rows = []
-    for path in pictures:
-        inner = path.relative_to(folder).parts[1 if split_of(path) else 0 : -1]
-        if inner:
-            texts = texts_in([label_text(inner[0])])
+    for path in files:
+        label = _class_of(path, folder, split_of)
+        if label:
+            texts = () if wanted.partial else texts_in([label_text(label)])
             key = path.relative_to(folder).as_posix()
-            rows.append(Row(image=path, key=key, texts=texts, split=split_of(path), label=inner[0]))
+            rows.append(Row(**_by_kind(path), key=key, texts=texts, split=split_of(path), label=label))
     labels = {row.label for row in rows}
     if len(labels) < 2:
         return None
-    loose = Counter({"in no class's folder": len(pictures) - len(rows)})
+    loose = Counter({"in no class's folder": len(files) - len(rows)})
     return Reading(layout=f"{len(labels)} folders of classes", rows=rows, skipped=loose)
 
 
@@ -116,13 +120,30 @@ def _split_folders(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and is_split(path.name)]
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return [path for path in files_below(folder) if path.suffix.lower() in PICTURE_SUFFIXES]
+def _media(folder: Path) -> list[Path]:
+    """All pictures, and the sounds that lie beside no picture of the same name."""
+    files = [path for path in files_below(folder) if path.suffix.lower() in PICTURE_SUFFIXES | SOUND_SUFFIXES]
+    pictures = {path.with_suffix("") for path in files if path.suffix.lower() in PICTURE_SUFFIXES}
+    return [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES or path.with_suffix("") not in pictures]
 
 
-def _split_finder(folder: Path, pictures: Sequence[Path]) -> Callable[[Path], str]:
-    """The split of a picture by its first folder, if all pictures lie in folders named like splits."""
-    first = {path.relative_to(folder).parts[0] for path in pictures}
+def _by_kind(path: Path) -> dict[str, Any]:
+    """A row's picture and sound, from either's file: a.png has the sound a.wav, where there is one."""
+    if path.suffix.lower() in SOUND_SUFFIXES:
+        return {"image": None, "sound": path}
+    sounds = (path.with_suffix(suffix) for suffix in sorted(SOUND_SUFFIXES))
+    return {"image": path, "sound": next(filter(Path.is_file, sounds), None)}
+
+
+def _class_of(path: Path, folder: Path, split_of: Callable[[Path], str]) -> str:
+    """The first folder below the split's; empty where the file lies in none."""
+    inner = path.relative_to(folder).parts[1 if split_of(path) else 0 : -1]
+    return inner[0] if inner else ""
+
+
+def _split_finder(folder: Path, files: Sequence[Path]) -> Callable[[Path], str]:
+    """The split of a file by its first folder, if all lie in folders named like splits."""
+    first = {path.relative_to(folder).parts[0] for path in files}
     if not all(is_split(name) and (folder / name).is_dir() for name in first):
         return lambda path: ""
     return lambda path: split_of_folder(path.relative_to(folder).parts[0])

@@ -19,6 +19,7 @@ from chiasm.data.shapes import ShapesConfig, shapes_source
 from chiasm.data.source import Source
 from chiasm.data.tables import TABLE_SUFFIXES, read_table
 from chiasm.data.tars import read_tars
+from chiasm.data.texts import text_files, texts_source
 from chiasm.errors import UserError
 
 BUILT_IN = ("shapes", "emoji")
@@ -37,7 +38,10 @@ def open_source(
     *,
     image_column: str | None = None,
     text_column: str | None = None,
+    sound_column: str | None = None,
+    label_column: str | None = None,
     picture_folder: Path | None = None,
+    partial: bool = False,
     shapes: ShapesConfig | None = None,
 ) -> Source:
     """The data set at a path, of a built-in name ("shapes", "emoji"), or on the Hugging Face Hub ("owner/name").
@@ -45,19 +49,29 @@ def open_source(
     A path is a folder, a file, or a pattern of tar or Parquet files ("x-{0000..0003}.tar"); `Source.understood` says
     what was recognised. Columns are guessed from their names unless named; files that a table names are looked for in
     `picture_folder`, else beside the table and below. Splits are the data's own; otherwise a stable hash makes them.
-    UserError says what is wrong with the data and what to do.
+    An example needs a picture and a caption, which may be its class; with `partial`, for models that do without, any of
+    picture, sound and text will do, and a class is no text. UserError says what is wrong with the data and what to do.
     """
     text = str(path)
-    wanted = Wanted(image_column=image_column, text_column=text_column, picture_folder=picture_folder)
+    named = {
+        "image_column": image_column,
+        "text_column": text_column,
+        "sound_column": sound_column,
+        "label_column": label_column,
+    }
+    wanted = Wanted(**named, picture_folder=picture_folder, partial=partial)
     if text == "emoji":
         return emoji_source()
     if text == "shapes":
         shapes = shapes or ShapesConfig()
         return questions_source(shapes) if shapes.questions_per_picture else shapes_source(shapes)
+    files = text_files(Path(path)) if image_column is None else []
+    if files:
+        return texts_source(text, files)
     reading = _read(text, Path(path), wanted)
-    if (image_column or text_column) and not reading.has_columns:
+    if any(named.values()) and not reading.has_columns:
         raise UserError(f"{text} has no columns: it is {reading.layout}", "Leave the columns' names away.")
-    return assemble(text, reading)
+    return assemble(text, reading, partial=partial)
 
 
 def _read(text: str, path: Path, wanted: Wanted) -> Reading:

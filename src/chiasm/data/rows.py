@@ -15,35 +15,55 @@ import numpy as np
 
 from chiasm.data.source import Source, View, split_by_hash, splits_by_name
 from chiasm.errors import UserError
-from chiasm.types import Example, Picture
+from chiasm.types import Example
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm"}
+SOUND_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif"}
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+MISSING = "missing"
 SPLIT_IN_NAME = re.compile(rf"(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?=$|[-_.\d])", re.IGNORECASE)
 
 
 class Stored(ABC):
-    """A picture inside a larger file (a table, an archive), read when asked for."""
+    """A picture or a sound inside a larger file (a table, an archive), read when asked for."""
 
     @abstractmethod
-    def read(self) -> Picture:
-        """The picture's bytes, or its path."""
+    def read(self) -> bytes | Path:
+        """The bytes of the file, or its path."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One row of a data set; rows of equal `split` and `key` show one picture. `split` is empty where none is given."""
+    """One row of a data set; rows of equal `split` and `key` show one picture. `split` is empty where none is given.
 
-    image: Path | Stored
+    Rows that are `alone` (questions with answers) stay examples of their own, in the group of their picture.
+    """
+
+    image: Path | Stored | None
     key: str
     texts: tuple[str, ...]
     split: str = ""
     label: str = ""
     tags: tuple[str, ...] = ()
+    sound: Path | Stored | None = None
+    alone: bool = False
+    group: str = ""
+
+    @property
+    def lacks(self) -> str:
+        """Why the row is of no use to a model that needs all of picture and text; empty where it is."""
+        if self.alone and not self.label:
+            return "without an answer"
+        return "without a picture" if self.image is None else "" if self.texts else "without a caption"
+
+    @property
+    def is_void(self) -> bool:
+        """Whether there is nothing to learn from, even for a model that does without this or that."""
+        return (self.alone and not self.label) or (self.image is None and self.sound is None and not self.texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +90,39 @@ class Rows(Sequence[Example]):
         if isinstance(index, slice):
             return View(self, np.arange(len(self))[index])
         row = self.rows[index]
-        image = row.image.read() if isinstance(row.image, Stored) else row.image
-        return Example(image=image, texts=row.texts, key=row.key, label=row.label, tags=row.tags)
+        return Example(
+            image=row.image.read() if isinstance(row.image, Stored) else row.image,
+            sound=row.sound.read() if isinstance(row.sound, Stored) else row.sound,
+            texts=row.texts,
+            key=row.key,
+            group=row.group,
+            label=row.label,
+            tags=row.tags,
+        )
 
 
-def assemble(name: str, reading: Reading) -> Source:
-    """The source of what was read; UserError where no row has a caption or not one picture file exists."""
-    captioned = [row for row in reading.rows if row.texts]
-    if not captioned:
-        reasons = ", ".join(f"{count} {why}" for why, count in reading.skipped.items())
+def assemble(name: str, reading: Reading, *, partial: bool = False) -> Source:
+    """The source of what was read; UserError where no row is of use or not one of the named files exists.
+
+    Rows need a picture and a text, or (`partial`) any of picture, sound and text.
+    """
+    reasons = [("empty" if row.is_void else "") if partial else row.lacks for row in reading.rows]
+    useful = [row for row, reason in zip(reading.rows, reasons, strict=True) if not reason]
+    skipped = reading.skipped + Counter(reason for reason in reasons if reason)
+    if not useful:
+        told = ", ".join(f"{count} {why}" for why, count in skipped.items())
         raise UserError(
-            f"{name} has no picture with a caption ({reading.layout}: {len(reading.rows)} rows, all without a caption"
-            f"{'; skipped: ' + reasons if reasons else ''})",
+            f"{name} has {'nothing to learn from' if partial else 'no picture with a caption'} "
+            f"({reading.layout}: {len(reading.rows)} rows{'; skipped: ' + told if told else ''})",
             "Check the captions, or name their column.",
         )
-    skipped = reading.skipped + Counter({"without a caption": len(reading.rows) - len(captioned)})
-    rows = _merge(captioned)
-    stamps = [_stamp(row.image) for row in rows]
-    missing = sum(stamp == "missing" for stamp in stamps)
+    rows = _merge(useful)
+    stamps = [_stamp(row.image) + _stamp(row.sound) for row in rows]
+    missing = sum(MISSING in stamp for stamp in stamps)
     if missing == len(rows):
         raise UserError(
-            f"None of the {missing} pictures that {name} names exists, for example {rows[0].image}",
-            "Put the pictures beside the table or in a folder below it, or say in which folder they are.",
+            f"None of the {missing} files that {name} names exists, for example {rows[0].image or rows[0].sound}",
+            "Put the files beside the table or in a folder below it, or say in which folder they are.",
         )
     splits, how = _settle_splits(rows)
     return Source(
@@ -131,35 +162,35 @@ def file_stamp(files: Sequence[Path]) -> str:
 
 
 def _merge(rows: list[Row]) -> list[Row]:
-    merged: dict[tuple[str, str], Row] = {}
-    more: dict[tuple[str, str], list[Row]] = {}
+    """One row for each picture, with all that is said of it; where labels of one picture differ, each stays alone."""
+    same: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        place = (row.split, row.key)
-        if merged.setdefault(place, row) is not row:
-            more.setdefault(place, []).append(row)
-    for place, others in more.items():
-        same = [merged[place], *others]
-        merged[place] = replace(
-            same[0],
-            texts=tuple(dict.fromkeys(text for row in same for text in row.texts)),
-            tags=tuple(dict.fromkeys(tag for row in same for tag in row.tags)),
-        )
-    splits_of_key = Counter(key for _, key in merged)
-    return [
-        row if splits_of_key[key] == 1 else replace(row, key=f"{split}/{key}") for (split, key), row in merged.items()
-    ]
+        same.setdefault((row.split, row.key), []).append(row)
+    splits_of_key = Counter(key for _, key in same)
+    merged = []
+    for (split, key), own in same.items():
+        key = key if splits_of_key[key] == 1 else f"{split}/{key}"
+        if any(row.alone for row in own) or len({row.label for row in own}) > 1:
+            merged += [replace(row, key=f"{key}#{number}", group=key) for number, row in enumerate(own)]
+        elif len(own) == 1:
+            merged.append(own[0] if own[0].key == key else replace(own[0], key=key))
+        else:
+            texts = tuple(dict.fromkeys(text for row in own for text in row.texts))
+            tags = tuple(dict.fromkeys(tag for row in own for tag in row.tags))
+            merged.append(replace(own[0], key=key, texts=texts, tags=tags))
+    return merged
 
 
 def _settle_splits(rows: list[Row]) -> tuple[dict[str, np.ndarray], str]:
     names = [row.split or "train" for row in rows]
     given = set(names)
     if given == {"train"}:
-        return split_by_hash([row.key for row in rows]), "by hash of the picture's key"
+        return split_by_hash([row.group or row.key for row in rows]), "by hash of the picture's key"
     splits = splits_by_name(names, order=[name for name in ("train", "val") if name in given])
     if "train" not in given or "val" in given:
         return splits, "as the data says"
     train = splits.pop("train")
-    parts = split_by_hash([rows[i].key for i in train], test_share=0.0)
+    parts = split_by_hash([rows[i].group or rows[i].key for i in train], test_share=0.0)
     carved = {name: train[parts[name]] for name in ("train", "val")}
     return carved | splits, "as the data says, val by hash out of train"
 
@@ -167,20 +198,31 @@ def _settle_splits(rows: list[Row]) -> tuple[dict[str, np.ndarray], str]:
 def _sentence(
     layout: str, rows: list[Row], splits: dict[str, np.ndarray], how: str, skipped: Counter[str], missing: int
 ) -> str:
-    texts = sum(len(row.texts) for row in rows)
     counts = ", ".join(f"{name} {len(indices):,}" for name, indices in splits.items())
     notes = [f"{count:,} rows {why} skipped" for why, count in skipped.items() if count]
-    notes += [f"{missing:,} picture files missing"] if missing else []
-    return "; ".join([f"{layout}: {len(rows):,} pictures, {texts:,} captions; {counts} ({how})", *notes])
+    notes += [f"{missing:,} files missing"] if missing else []
+    return "; ".join([f"{layout}: {_contents(rows)}; {counts} ({how})", *notes])
 
 
-def _stamp(image: Path | Stored) -> str:
-    if isinstance(image, Stored):
+def _contents(rows: list[Row]) -> str:
+    """How much there is of what, as "3 pictures, 5 captions"."""
+    alone = sum(row.alone for row in rows)
+    counts = {
+        "pictures": len({row.group or row.key for row in rows if row.image is not None}),
+        "sounds": sum(row.sound is not None for row in rows),
+        "captions": sum(len(row.texts) for row in rows if not row.alone),
+        "questions with answers": alone,
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
+def _stamp(file: Path | Stored | None) -> str:
+    if not isinstance(file, Path):
         return ""
     try:
-        status = image.stat()
+        status = file.stat()
     except OSError:
-        return "missing"
+        return MISSING
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
@@ -194,6 +236,7 @@ def _fingerprint(rows: list[Row], stamps: list[str], stamp: str) -> str:
 
 __all__ = [
     "PICTURE_SUFFIXES",
+    "SOUND_SUFFIXES",
     "Reading",
     "Row",
     "Rows",

@@ -1,4 +1,4 @@
-"""Tables of text that name picture files: CSV, TSV, Flickr8k's captions, JSON Lines, JSON lists of records."""
+"""Tables of text that name pictures or sounds: CSV, TSV, Flickr8k's captions, JSON Lines, JSON lists of records."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import csv
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from chiasm.data.columns import Columns, Wanted, choose_columns, label_text, texts_in
+from chiasm.data.columns import Columns, Wanted, answer_in, choose_columns, label_text, texts_in
 from chiasm.data.lookup import PictureLookup
-from chiasm.data.rows import PICTURE_SUFFIXES, Reading, Row, canonical_split
+from chiasm.data.rows import PICTURE_SUFFIXES, SOUND_SUFFIXES, Reading, Row, canonical_split
 from chiasm.errors import UserError
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".token", ".jsonl", ".ndjson"}
@@ -35,40 +34,49 @@ def read_table(path: Path, wanted: Wanted, split: str = "") -> Reading:
 def read_records(
     records: Iterable[Mapping[str, Any]], wanted: Wanted, path: Path, lookup: PictureLookup, split: str = ""
 ) -> Reading:
-    """The rows of records whose picture column holds paths; `split` is that of records which do not say theirs."""
+    """The rows of records that name files; `split` is that of records which do not say theirs.
+
+    A sound in the column of pictures, as `datasets` writes it for folders of sounds, is a sound.
+    """
     records = list(records)
     names = list(dict.fromkeys(name for record in records for name in record))
     if not records:
         raise UserError(f"{path} has no rows", "It may be cut off; restore it from a copy.")
     columns = choose_columns(names, wanted, str(path))
-    skipped: Counter[str] = Counter()
     rows = []
     for number, record in enumerate(records, start=1):
-        name = record.get(columns.image)
-        if not name:
-            skipped["without a picture"] += 1
-            continue
         row_split = canonical_split(str(record.get(columns.split) or "")) or split
-        image = lookup.find(picture_name(name, f"{path}, record {number}, {columns.image!r}"), row_split)
-        rows.append(make_row(record, columns, image=image, key=str(PurePosixPath(name)), split=row_split))
-    return Reading(layout=f"table {path.name} ({columns})", rows=rows, skipped=skipped, has_columns=True)
+        cells = {name: record[name] for name in columns.media if record.get(name)}
+        names = {column: file_name(cell, f"{path}, record {number}, {column!r}") for column, cell in cells.items()}
+        files = {column: lookup.find(name, row_split) for column, name in names.items()}
+        image, sound = files.get(columns.image), files.get(columns.sound)
+        if image is not None and image.suffix.lower() in SOUND_SUFFIXES:
+            image, sound = None, image
+        first = next(iter(names.values()), "")
+        key = str(PurePosixPath(first)) if first else f"{path.name}:{record.get(columns.key) or number}"
+        rows.append(make_row(record, columns, image=image, sound=sound, key=key, split=row_split))
+    return Reading(layout=f"table {path.name} ({columns})", rows=rows, has_columns=True)
 
 
-def make_row(record: Mapping[str, Any], columns: Columns, *, image: Any, key: str, split: str) -> Row:
+def make_row(
+    record: Mapping[str, Any], columns: Columns, *, image: Any, key: str, split: str, sound: Any = None
+) -> Row:
     """The row of one record, its captions from the text columns, or from the class where there are none."""
-    label = " ".join(texts_in([record.get(columns.label)]))
+    cell = record.get(columns.label)
+    label = answer_in(cell) if columns.asks else " ".join(texts_in([cell]))
     texts = texts_in(record.get(name) for name in columns.texts)
-    if not columns.texts:
+    if columns.captions_are_labels:
         texts = texts_in([label_text(label)])
-    return Row(image=image, key=key, texts=texts, split=split, label=label, tags=texts_in([record.get(columns.tags)]))
+    tags = texts_in([record.get(columns.tags)])
+    return Row(image=image, sound=sound, key=key, texts=texts, split=split, label=label, tags=tags, alone=columns.asks)
 
 
-def picture_name(value: Any, where: str) -> str:
-    """The path in a picture column's cell; UserError where it holds something else, such as an address."""
+def file_name(value: Any, where: str) -> str:
+    """The path in a cell; UserError where it holds something else, such as an address."""
     if not isinstance(value, str):
-        raise UserError(f"{where} is {type(value).__name__}", "It must be the path of a picture file.")
+        raise UserError(f"{where} is {type(value).__name__}", "It must be the path of a file.")
     if value.startswith(("http://", "https://")):
-        raise UserError(f"{where} is a web address: {value}", "Download the pictures and name their files instead.")
+        raise UserError(f"{where} is a web address: {value}", "Download the files and name them instead.")
     return value.strip()
 
 
@@ -135,4 +143,4 @@ def _flickr_tokens(lines: list[str], path: Path, lookup: PictureLookup, split: s
     return Reading(layout=f"Flickr captions {path.name} (NAME#NUMBER<tab>CAPTION)", rows=rows)
 
 
-__all__ = ["TABLE_SUFFIXES", "make_row", "picture_name", "read_json", "read_records", "read_table", "read_text"]
+__all__ = ["TABLE_SUFFIXES", "file_name", "make_row", "read_json", "read_records", "read_table", "read_text"]

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from chiasm.data.columns import Wanted, choose_columns, label_text, texts_in
-from chiasm.data.rows import PICTURE_SUFFIXES, Reading, Row, Stored, file_stamp, split_in_name
+from chiasm.data.rows import PICTURE_SUFFIXES, SOUND_SUFFIXES, Reading, Row, Stored, file_stamp, split_in_name
 from chiasm.data.tables import make_row
 from chiasm.errors import UserError
 from chiasm.progress import track
 
 
 @dataclass(frozen=True, slots=True)
-class TarPicture(Stored):
+class TarFile(Stored):
     """The bytes of one file in an uncompressed tar, by their place."""
 
     path: Path
@@ -33,27 +32,27 @@ class TarPicture(Stored):
 
 
 def read_tars(files: Sequence[Path], wanted: Wanted) -> Reading:
-    """The rows of tar files, one for each key that has a picture; a name such as "train-0000.tar" says the split."""
+    """The rows of tar files, one for each key; a name such as "train-0000.tar" says the split."""
     rows: list[Row] = []
-    skipped: Counter[str] = Counter()
     for path in track(files, "reading archives", total=len(files)):
         for key, parts in _samples(path):
-            suffix = next((suffix for suffix in parts if suffix in PICTURE_SUFFIXES), None)
-            if suffix is None:
-                skipped["without a picture"] += 1
-                continue
-            rows.append(_row(path, key, TarPicture(path, *parts.pop(suffix)), parts, wanted))
+            image, sound = (
+                next((TarFile(path, *parts.pop(suffix)) for suffix in list(parts) if suffix in suffixes), None)
+                for suffixes in (PICTURE_SUFFIXES, SOUND_SUFFIXES)
+            )
+            rows.append(replace(_row(path, key, image, parts, wanted), sound=sound))
     name = files[0].name if len(files) == 1 else f"{len(files)} tar files"
-    return Reading(layout=f"WebDataset {name}", rows=rows, skipped=skipped, stamp=file_stamp(files), has_columns=True)
+    return Reading(layout=f"WebDataset {name}", rows=rows, stamp=file_stamp(files), has_columns=True)
 
 
-def _row(path: Path, key: str, image: TarPicture, parts: dict[str, tuple[int, int]], wanted: Wanted) -> Row:
-    texts = {suffix: TarPicture(path, *place).read().decode("utf-8", "replace") for suffix, place in parts.items()}
+def _row(path: Path, key: str, image: TarFile | None, parts: dict[str, tuple[int, int]], wanted: Wanted) -> Row:
+    texts = {suffix: TarFile(path, *place).read().decode("utf-8", "replace") for suffix, place in parts.items()}
     split = split_in_name(path.name)
     label = " ".join(texts.get(".cls", "").split())
     lines = texts_in(texts.get(".txt", texts.get(".caption", "")).splitlines())
     if ".json" not in texts:
-        return Row(image=image, key=key, texts=lines or texts_in([label_text(label)]), split=split, label=label)
+        texts = lines or (() if wanted.partial else texts_in([label_text(label)]))
+        return Row(image=image, key=key, texts=texts, split=split, label=label)
     where = f"{path}, {key}.json"
     try:
         record: dict[str, Any] = {"image": key} | json.loads(texts[".json"])
@@ -61,7 +60,7 @@ def _row(path: Path, key: str, image: TarPicture, parts: dict[str, tuple[int, in
         raise UserError(f"{where} is not a JSON object: {error}", "Write the archive again.") from error
     if lines and wanted.text_column is None:
         record["caption"] = lines
-    wanted = Wanted(image_column="image", text_column=wanted.text_column)
+    wanted = replace(wanted, image_column="image", sound_column=None)
     return make_row(record, choose_columns(list(record), wanted, where), image=image, key=key, split=split)
 
 
@@ -84,4 +83,4 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     yield from samples.items()
 
 
-__all__ = ["TarPicture", "read_tars"]
+__all__ = ["TarFile", "read_tars"]
