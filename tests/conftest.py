@@ -25,12 +25,12 @@ def make_captioner():
     from chiasm.models.language import DecoderConfig, TextRules
     from chiasm.models.vision import VitConfig
 
-    def make(vision=None, *, vocabulary=11, context=12, dropout=0.0, seed=0, gain=4.0):
+    def make(vision=None, *, vocabulary=11, context=12, dropout=0.0, seed=0, gain=4.0, **changes):
         vision = vision or VitConfig(size=(16, 16), patch_pixels=8, width=16, depth=1, heads=2, dropout=dropout)
         rules = TextRules(context=context)
         decoder = DecoderConfig(width=16, depth=2, heads=2, rules=rules, vocabulary=vocabulary, dropout=dropout)
         torch.manual_seed(seed)
-        model = build_model(CaptionerConfig(vision=vision, decoder=decoder))
+        model = build_model(CaptionerConfig(vision=vision, decoder=decoder, **changes))
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2 and "vision.embed" not in name:
                 parameter.data.mul_(gain)
