@@ -79,7 +79,7 @@ def test_learned_positions_and_projections_are_trained():
 def test_conv_features_are_a_quarter_of_the_size(size, grid):
     adapter = build_adapter(ConvInput(size=size, width=7, positions=FEW))
     encoded = adapter(torch.randn(1, 3, *size))
-    assert adapter.positions.table.shape[0] == math.prod(grid)
+    assert len(adapter.positions(torch.device("cpu"))) == math.prod(grid)
     assert encoded.tokens.shape == (1, math.prod(grid), 7 + 14)
     assert encoded.tokens[..., :7].min() >= 0
 
@@ -113,7 +113,7 @@ def test_the_spectrogram_is_that_of_a_plain_computation():
         piece[: len(seen)] = seen
         turns = np.exp(-2j * np.pi * np.outer(np.arange(11), np.arange(20)) / 20)
         power = np.abs(turns @ (piece * window)) ** 2
-        expected = (np.log10(np.maximum(power @ mel.filters.numpy(), 1e-10)) + 4) / 4
+        expected = (np.log10(np.maximum(power @ mel_filters(5, 20, 1000), 1e-10)) + 4) / 4
         np.testing.assert_allclose(frames[1, i], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -133,9 +133,8 @@ def test_a_tone_is_loud_in_its_own_band():
     seconds = torch.arange(8000) / 16_000
     frames = LogMel(config)(torch.stack([torch.sin(2 * torch.pi * hertz * seconds) for hertz in (300.0, 3000.0)]))
     low, high = frames[:, :45].mean(1).argmax(-1).tolist()
-    centres = (mel_filters(40, 400, 16_000) * torch.linspace(0, 8000, 201)[:, None]).sum(0) / mel_filters(
-        40, 400, 16_000
-    ).sum(0)
+    filters = mel_filters(40, 400, 16_000)
+    centres = (filters * np.linspace(0, 8000, 201)[:, None]).sum(0) / filters.sum(0)
     assert abs(centres[low] - 300) < 120 and abs(centres[high] - 3000) < 250
 
 

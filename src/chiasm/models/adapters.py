@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -87,17 +88,28 @@ class PositionTable(nn.Module):
 
     def __init__(self, config: Positions, grid: tuple[int, ...]):
         super().__init__()
+        self.config, self.grid = config, grid
         self.channels = config.channels(len(grid))
-        self.table: Tensor
-        if config.learned:
-            self.table = nn.Parameter(torch.randn(math.prod(grid), config.width) * 0.02)
-        else:
-            self.register_buffer("table", fourier_features(grid, config.bands, config.max_frequency), persistent=False)
+        self.table = nn.Parameter(torch.randn(math.prod(grid), config.width) * 0.02) if config.learned else None
+
+    def forward(self, device: torch.device) -> Float[Tensor, "n p"]:
+        """The positions of all places, in the order of the grid."""
+        if self.table is not None:
+            return self.table
+        return _fourier_table(self.grid, self.config.bands, self.config.max_frequency, device)
 
     def beside(self, contents: Float[Tensor, "b n f"]) -> Float[Tensor, "b n d"]:
         """The contents of the first n places, each with its position."""
         b, n, _ = contents.shape
-        return torch.cat([contents, self.table[:n].expand(b, -1, -1)], -1)
+        return torch.cat([contents, self(contents.device)[:n].expand(b, -1, -1)], -1)
+
+
+@lru_cache(maxsize=16)
+def _fourier_table(
+    grid: tuple[int, ...], bands: int, max_frequency: float | None, device: torch.device
+) -> Float[Tensor, "n p"]:
+    with torch.inference_mode(False), torch.no_grad():  # so that what inference made serves training too
+        return fourier_features(grid, bands, max_frequency).to(device)
 
 
 Adapter = TextAdapter | ConvAdapter | PatchAdapter

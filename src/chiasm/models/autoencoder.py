@@ -88,7 +88,7 @@ class PlaceQueries(nn.Module):
 
     def forward(self) -> Float[Tensor, "q d"]:
         """All queries, in the order of the grid."""
-        return self.project(self.places.table)
+        return self.project(self.places(self.project.weight.device).to(self.project.weight.dtype))
 
 
 class TableQueries(nn.Module):

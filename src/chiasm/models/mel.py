@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,29 +30,27 @@ class LogMel(nn.Module):
         self.window_samples, self.hop = (round(s * sizes.rate_hertz) for s in (sizes.window_seconds, sizes.hop_seconds))
         if not 1 <= self.hop <= self.window_samples:
             raise ValueError(f"a hop of {self.hop} samples does not fit a window of {self.window_samples}")
-        self.window: Tensor
-        self.filters: Tensor
-        self.register_buffer("window", torch.hann_window(self.window_samples), persistent=False)
-        filters = mel_filters(sizes.mels, self.window_samples, sizes.rate_hertz)
-        self.register_buffer("filters", filters, persistent=False)
+        self.mels, self.rate_hertz = sizes.mels, sizes.rate_hertz
 
     def forward(self, sounds: Float[Tensor, "b samples"]) -> Float[Tensor, "b frames mels"]:
         """One frame per `hop` samples; the last ones look beyond the end, at silence."""
         frames = F.pad(sounds.float(), (0, self.window_samples - self.hop)).unfold(1, self.window_samples, self.hop)
-        power = torch.fft.rfft(frames * self.window).abs().square()
-        return (torch.log10((power @ self.filters).clamp(min=1e-10)) + 4.0) / 4.0
+        window = torch.hann_window(self.window_samples, device=sounds.device)
+        power = torch.fft.rfft(frames * window).abs().square()
+        filters = torch.tensor(mel_filters(self.mels, self.window_samples, self.rate_hertz), device=sounds.device)
+        with torch.autocast(sounds.device.type, enabled=False):
+            return (torch.log10((power @ filters).clamp(min=1e-10)) + 4.0) / 4.0
 
 
-def mel_filters(mels: int, window_samples: int, rate_hertz: int) -> Float[Tensor, "frequencies mels"]:
+@lru_cache(maxsize=4)
+def mel_filters(mels: int, window_samples: int, rate_hertz: int) -> Float[np.ndarray, "frequencies mels"]:
     """Triangles of equal area, their corners even in mels from 0 to half the rate, as librosa makes them."""
     highest = _to_mels(rate_hertz / 2)
-    corners = torch.tensor([_to_hertz(highest * i / (mels + 1)) for i in range(mels + 2)], dtype=torch.float64)
-    frequencies = torch.linspace(0, rate_hertz / 2, window_samples // 2 + 1, dtype=torch.float64)
-    slopes = frequencies[:, None] - corners
-    rising = slopes[:, :-2] / corners.diff()[:-1]
-    falling = -slopes[:, 2:] / corners.diff()[1:]
-    triangles = torch.minimum(rising, falling).clamp(min=0)
-    return (triangles * 2 / (corners[2:] - corners[:-2])).float()
+    corners = np.array([_to_hertz(highest * i / (mels + 1)) for i in range(mels + 2)])
+    slopes = np.linspace(0, rate_hertz / 2, window_samples // 2 + 1)[:, None] - corners
+    rising, falling = slopes[:, :-2] / np.diff(corners)[:-1], -slopes[:, 2:] / np.diff(corners)[1:]
+    triangles = np.minimum(rising, falling).clip(min=0)
+    return (triangles * 2 / (corners[2:] - corners[:-2])).astype(np.float32)
 
 
 def _to_mels(hertz: float) -> float:
