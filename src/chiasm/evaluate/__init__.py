@@ -8,20 +8,26 @@ from typing_extensions import assert_never
 
 from chiasm.data.source import Source
 from chiasm.evaluate.captioner import Told, evaluate_captioner
+from chiasm.evaluate.classifier import Answered, evaluate_classifier
 from chiasm.evaluate.clip import Found, calibrate, evaluate_clip
 from chiasm.evaluate.common import Estimate, SplitScores, scores_table, write_results
-from chiasm.evaluate.drawings import draw_calibration, draw_captions, draw_clip
+from chiasm.evaluate.drawings import draw_answers, draw_calibration, draw_captions, draw_clip
 from chiasm.evaluate.lm import Read, evaluate_lm
 from chiasm.evaluate.things import things
 from chiasm.generate import GenerateConfig
-from chiasm.predict import CaptionPredictor, ClipPredictor, LanguagePredictor
+from chiasm.predict import CaptionPredictor, ClassifierPredictor, ClipPredictor, LanguagePredictor
 
-TOLD = {CaptionPredictor: "captions.jsonl", ClipPredictor: "retrieval.jsonl", LanguagePredictor: "texts.jsonl"}
+TOLD = {
+    CaptionPredictor: "captions.jsonl",
+    ClipPredictor: "retrieval.jsonl",
+    ClassifierPredictor: "answers.jsonl",
+    LanguagePredictor: "texts.jsonl",
+}
 """The file of what each kind of model said of every picture."""
 
 
 def evaluate(
-    predictor: CaptionPredictor | ClipPredictor | LanguagePredictor,
+    predictor: CaptionPredictor | ClipPredictor | ClassifierPredictor | LanguagePredictor,
     source: Source,
     splits: Sequence[str],
     generate: GenerateConfig | None = None,
@@ -41,6 +47,8 @@ def evaluate(
             return evaluate_clip(
                 predictor, source, splits, templates=templates, probe=True, max_broken_share=max_broken_share
             )
+        case ClassifierPredictor():
+            return evaluate_classifier(predictor, source, splits, max_broken_share=max_broken_share)
         case LanguagePredictor():
             return evaluate_lm(predictor, source, splits)
         case _:
@@ -49,17 +57,20 @@ def evaluate(
 
 __all__ = [
     "TOLD",
+    "Answered",
     "Estimate",
     "Found",
     "Read",
     "SplitScores",
     "Told",
     "calibrate",
+    "draw_answers",
     "draw_calibration",
     "draw_captions",
     "draw_clip",
     "evaluate",
     "evaluate_captioner",
+    "evaluate_classifier",
     "evaluate_clip",
     "evaluate_lm",
     "scores_table",

@@ -22,7 +22,7 @@ from chiasm.predict import ClassifierPredictor
 from chiasm.progress import track
 from chiasm.types import Example
 
-COLUMNS = "accuracy", "accuracy_top5", "log_loss", "calibration_error", "shuffled_drop", "unknown_labels"
+COLUMNS = "accuracy", "accuracy_top5", "baseline", "log_loss", "calibration_error", "shuffled_drop", "unknown_labels"
 MOST_KINDS = 20
 """First tags of more kinds than this are keywords, not kinds of questions."""
 SHUFFLE_SEED = 0
@@ -50,8 +50,9 @@ def evaluate_classifier(
     `accuracy`, `accuracy_top5` (of six classes or more), `accuracy_per_class` (the mean over classes), and
     `accuracy_<kind>` by the kind of question. A label that the model does not know counts as wrong; `unknown_labels` is
     the share of those, where there are some. `log_loss` (in nats, of known labels) and `calibration_error` judge the
-    probabilities. `shuffled_drop` is by how much the accuracy falls when every picture is exchanged for another: 0
-    where the picture is ignored. UserError where a split has no labels.
+    probabilities. `baseline` is what is right by the words alone: the commonest answer of the training split to the
+    same text, or to all for a text that it has not. `shuffled_drop` is by how much the accuracy falls when every
+    picture is exchanged for another: 0 where the picture is ignored. UserError where a split has no labels.
     """
     return [_evaluate_split(predictor, source, split, max_broken_share) for split in splits if len(source.split(split))]
 

@@ -33,9 +33,10 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelScores:
-    """What prompts made of labels: how many pictures each label has, its share right, and what was taken for what."""
+    """How many pictures each label has, its share right, and what was taken for what."""
 
     templates: tuple[str, ...]
+    """Of which prompts were made; none where the labels are a model's own classes."""
     pictures: dict[str, int]
     per_class: dict[str, Estimate]
     confusion: Float[np.ndarray, "c c"]
@@ -111,7 +112,7 @@ def write_results(results: Sequence[SplitScores], folder: Path, told: str) -> No
             "pictures": r.pictures,
             "broken": len(r.broken),
             "scores": {n: s._asdict() for n, s in r.scores.items()},
-            **({"templates": r.labels.templates} if r.labels is not None else {}),
+            **({"templates": r.labels.templates} if r.labels is not None and r.labels.templates else {}),
         }
         for r in results
     }

@@ -10,12 +10,13 @@ import numpy as np
 
 from chiasm.data.source import Source
 from chiasm.evaluate.captioner import Told
+from chiasm.evaluate.classifier import Answered
 from chiasm.evaluate.clip import Found
 from chiasm.evaluate.common import SplitScores, readable
 from chiasm.figures import attention_figure, calibration_figure, confusion_figure, gallery_figure, retrieval_figure
 from chiasm.generate import GenerateConfig
 from chiasm.metrics.calibration import Calibration
-from chiasm.predict import CaptionPredictor, ClipPredictor, Pixels
+from chiasm.predict import CaptionPredictor, ClassifierPredictor, ClipPredictor, Pixels
 
 GALLERY = 40
 LOOKED_AT = 4
@@ -61,6 +62,22 @@ def draw_clip(predictor: ClipPredictor, source: Source, results: Sequence[SplitS
             confusion_figure(result.labels.confusion, names, folder / f"confusion-{result.split}.png")
 
 
+def draw_answers(predictor: ClassifierPredictor, source: Source, results: Sequence[SplitScores], folder: Path) -> None:
+    """For each split `confusion-SPLIT.png`, and `gallery-SPLIT.png` of a model that sees pictures."""
+    for result in results:
+        if predictor.sees_pictures:
+            seen, pictures = readable(source, result.split, predictor.preprocess, 1.0)
+            labelled = [row for row, example in zip(pictures.good, seen, strict=True) if example.label]
+            places = _spread(len(result.told))
+            told: list[Answered] = [result.told[place] for place in places]
+            right = [item.answer == item.label for item in told]
+            pixels = pictures.pixels_of(np.array(labelled)[places])
+            _gallery(pixels, [_answered(item) for item in told], right, folder / f"gallery-{result.split}.png")
+        if result.labels is not None:
+            names = list(result.labels.pictures)
+            confusion_figure(result.labels.confusion, names, folder / f"confusion-{result.split}.png")
+
+
 def draw_calibration(calibration: Calibration, path: Path) -> None:
     """What a cosine means, from the lowest of false pairs to where true ones are rare."""
     true, false = calibration.true, calibration.false
@@ -85,4 +102,10 @@ def _corrected(item: Found) -> str:
     return item.found if item.rank is None else f"{item.found}\n({item.texts[0]}: rank {item.rank:.0f})"
 
 
-__all__ = ["draw_calibration", "draw_captions", "draw_clip"]
+def _answered(item: Answered) -> str:
+    """The question, what was answered, and the right answer where that was another."""
+    answer = item.answer if item.answer == item.label else f"{item.answer} (right: {item.label})"
+    return f"{item.text}\n{answer}" if item.text else answer
+
+
+__all__ = ["draw_answers", "draw_calibration", "draw_captions", "draw_clip"]
