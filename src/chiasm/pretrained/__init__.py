@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from chiasm.bundle import check_fit, fill, own_tensors
 from chiasm.config import read_json
-from chiasm.data.transforms import PreprocessConfig
+from chiasm.data.transforms import NO_PICTURES, PreprocessConfig
 from chiasm.errors import UserError
 from chiasm.hub import find
-from chiasm.models import Clip, ClipConfig, Model, ModelConfig, PictureClassifier, build_model
+from chiasm.models import Clip, ClipConfig, LanguageModel, Model, ModelConfig, PictureClassifier, build_model
 from chiasm.models.language import CausalDecoder, TextRules
 from chiasm.models.vision import Vit
 from chiasm.pretrained.encoder_decoder import captioner_config, captioner_rules, clean_captioner
 from chiasm.pretrained.files import read_weights
-from chiasm.pretrained.gpt2 import clean_gpt2, gpt2_config, gpt2_rules
+from chiasm.pretrained.gpt2 import clean_gpt2, language_config, language_rules
 from chiasm.pretrained.huggingface import clip_config, clip_rules, describe
 from chiasm.pretrained.openclip import openclip_config, openclip_rules
+from chiasm.pretrained.perceiver import perceiver_rules, read_perceiver
 from chiasm.pretrained.preprocess import describe_processor, read_openclip, read_processor, read_vit_processor
 from chiasm.pretrained.rules import Rule, names, to_ours, to_theirs
 from chiasm.pretrained.siglip import siglip_config, siglip_rules
@@ -48,7 +49,8 @@ class Layout(NamedTuple):
     config: Callable[..., ModelConfig]
     """Of config.json and, where it reads texts, the tokenizer."""
     rules: Callable[..., list[Rule]]
-    processor: Callable[[dict[str, Any], tuple[int, int]], PreprocessConfig] = read_processor
+    processor: Callable[[dict[str, Any], tuple[int, int]], PreprocessConfig] | None = read_processor
+    """Of preprocessor_config.json and the pictures' size; None where it sees no pictures."""
     clean: Callable[[Tensors], Tensors] = lambda tensors: tensors
     """Leaves out what files hold that is no weight of the model's."""
     reads_texts: bool = True
@@ -58,6 +60,7 @@ HUGGINGFACE = {
     "clip": Layout(clip_config, clip_rules),
     "siglip": Layout(siglip_config, siglip_rules),
     "vit": Layout(classifier_config, classifier_rules, read_vit_processor, clean_vit, reads_texts=False),
+    "gpt2": Layout(language_config, language_rules, None, clean_gpt2),
     "vision-encoder-decoder": Layout(captioner_config, captioner_rules, read_vit_processor, clean_captioner),
 }
 """By "model_type"."""
@@ -65,17 +68,18 @@ WEIGHTS = "model"
 TOKENS = "text.embed.tokens.weight"
 OPENCLIP_WEIGHTS = ("open_clip_model", "open_clip_pytorch_model")
 _KNOWN = (
-    "It reads CLIP, SigLIP, ViT with classes, and ViT with GPT-2 in Hugging Face's layout, and OpenCLIP's ViT with its "
-    "own text transformer."
+    "It reads CLIP, SigLIP, ViT with classes, Perceivers, GPT-2, and ViT with GPT-2 in Hugging Face's layout, and "
+    "OpenCLIP's ViT with its own text transformer."
 )
 
 
 def load_pretrained(source: str | Path) -> tuple[Model, Tokenizer | None, PreprocessConfig]:
     """A published model with its tokenizer and preprocessing, from a folder or a repository of the Hub.
 
-    It reads Hugging Face's layouts of CLIP, SigLIP, ViT as a classifier, and ViT with GPT-2 as a captioner
-    (config.json, model.safetensors, also in shards), and OpenCLIP's (open_clip_config.json); with tokenizer.json,
-    unless the model reads no texts, which gives None. UserError for what is missing, left over, or unknown to us;
+    It reads Hugging Face's layouts of CLIP, SigLIP, ViT as a classifier, Perceivers (pictures' classes, masked language
+    model), GPT-2 as a language model, and ViT with GPT-2 as a captioner (config.json, model.safetensors, also in
+    shards), and OpenCLIP's (open_clip_config.json); with tokenizer.json, unless the model reads no texts, which gives
+    None. UserError for what is missing, left over, or unknown to us;
     pickles are never opened.
     """
     folder = find(source)
@@ -89,16 +93,10 @@ def load_pretrained(source: str | Path) -> tuple[Model, Tokenizer | None, Prepro
 
 def load_decoder(source: str | Path) -> tuple[CausalDecoder, Tokenizer]:
     """A published GPT-2 as a decoder without cross-attention, and its tokenizer; UserError as for `load_pretrained`."""
-    folder = find(source)
-    tokenizer = Tokenizer.adopt(folder)
-    try:
-        described = read_json(folder / "config.json")
-        if described.get("model_type") != "gpt2":
-            raise ValueError(f"model_type is {described.get('model_type')!r}")
-        config, tensors = gpt2_config(described, tokenizer), clean_gpt2(read_weights(folder, WEIGHTS))
-        return filled(lambda: CausalDecoder(config), gpt2_rules(config.depth, ""), tensors, folder), tokenizer
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder} describes no decoder that chiasm can build: {error}", "It reads GPT-2.") from error
+    model, tokenizer, _ = load_pretrained(source)
+    if not isinstance(model, LanguageModel) or tokenizer is None:
+        raise UserError(f"{source} holds a {type(model).__name__}", "Name a GPT-2.")
+    return model.decoder, tokenizer
 
 
 def load_vit(source: str | Path) -> tuple[Vit, PreprocessConfig]:
@@ -143,8 +141,14 @@ def _read(folder: Path) -> tuple[ModelConfig, list[Rule], Tokenizer | None, Prep
         layout = HUGGINGFACE[kind]
         tokenizer = Tokenizer.adopt(folder) if layout.reads_texts else None
         config = layout.config(read_json(described), *([tokenizer] if tokenizer else []))
-        preprocess = layout.processor(_processor(folder), config.size)
+        if layout.processor is None:
+            preprocess = PreprocessConfig(size=NO_PICTURES)
+        else:
+            preprocess = layout.processor(_processor(folder), config.size)
         return config, layout.rules(config), tokenizer, preprocess, layout.clean(read_weights(folder, WEIGHTS))
+    if kind == "perceiver":
+        config, tokenizer, preprocess = read_perceiver(read_json(described), _processor(folder, needed=False))
+        return config, perceiver_rules(config), tokenizer, preprocess, read_weights(folder, WEIGHTS)
     if not (folder / "open_clip_config.json").exists():
         raise ValueError(f"model_type is {kind!r}" if described.exists() else "there is no config.json")
     settings, tokenizer = read_json(folder / "open_clip_config.json"), Tokenizer.adopt(folder)
@@ -153,9 +157,11 @@ def _read(folder: Path) -> tuple[ModelConfig, list[Rule], Tokenizer | None, Prep
     return config, openclip_rules(config), tokenizer, preprocess, read_weights(folder, *OPENCLIP_WEIGHTS)
 
 
-def _processor(folder: Path) -> dict[str, Any]:
+def _processor(folder: Path, needed: bool = True) -> dict[str, Any]:
     """The picture processor's settings: in a file of their own, or in the one of the whole processor."""
     own, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if not needed and not own.exists() and not whole.exists():
+        return {}
     return read_json(own) if own.exists() or not whole.exists() else read_json(whole)["image_processor"]
 
 

@@ -60,8 +60,8 @@ def to_theirs(rules: Iterable[Rule], tensors: dict[str, Tensor]) -> dict[str, Te
 
 
 def join_attention(
-    key: Float[Tensor, "d c"], value: Float[Tensor, "d c"], value_bias: Float[Tensor, " d"],
-    out: Float[Tensor, "d d"], out_bias: Float[Tensor, " d"],
+    key: Float[Tensor, "k c"], value: Float[Tensor, "v c"], value_bias: Float[Tensor, " v"],
+    out: Float[Tensor, "d v"], out_bias: Float[Tensor, " d"],
 ) -> Tensors:  # fmt: skip
     """Our `key_value.weight`, `out.weight` and `out.bias`.
 
