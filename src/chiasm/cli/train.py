@@ -10,29 +10,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chiasm import config as configs
+from chiasm.data.task import TaskConfig
 from chiasm.data.transforms import augment_for
 from chiasm.errors import UserError
 from chiasm.models.captioner import CaptionerConfig, CaptionerFusion, with_fusion
+from chiasm.models.classifier import FusionClassifierConfig
 from chiasm.models.clip import ClipConfig
 from chiasm.models.lm import LanguageConfig
-from chiasm.models.presets import captioner_preset, clip_preset, lm_preset
+from chiasm.models.presets import captioner_preset, clip_preset, fusion_preset, lm_preset, vit_preset
 from chiasm.train.config import DataConfig, RunConfig, TokenizerConfig
 from chiasm.train.finetune import Tune
 
 DRAWN = "gallery-*.png", "retrieval-*.png", "confusion-*.png", "calibration.png"
 """Pictures that a run leaves, but for the curves."""
 
-TOLD = "captions.jsonl", "retrieval.jsonl", "texts.jsonl"
+TOLD = "captions.jsonl", "retrieval.jsonl", "answers.jsonl", "texts.jsonl"
 """What a model said of every example."""
 
 
 def train(
-    model: Literal["captioner", "clip", "lm"],
+    model: Literal["captioner", "clip", "fusion", "vit", "lm"],
     data: str = "",
     *,
     out: Path,
     preset: str = "small",
     fusion: CaptionerFusion | None = None,
+    task: Literal["match", "answer", "label"] | None = None,
+    negatives: str | None = None,
+    inputs: Literal["both", "picture", "text"] | None = None,
     from_: str | None = None,
     vision: str | None = None,
     text: str | None = None,
@@ -54,9 +59,10 @@ def train(
     """Train a model on pictures with texts.
 
     captioner: a picture encoder and a causal decoder, which writes captions. clip: a picture and a text encoder that
-    meet in one space, for search and classification. lm: the decoder alone, on texts without pictures. The folder OUT
-    then holds bundle/ (the model), metrics.csv, curves.png, evaluation.json, card.md, and what the model said of every
-    test picture.
+    meet in one space, for search and classification. fusion: a classifier of pictures with texts, which answers
+    questions, says whether a caption belongs to a picture, or tells classes. vit: a classifier of pictures. lm: the
+    decoder alone, on texts without pictures. The folder OUT then holds bundle/ (the model), metrics.csv, curves.png,
+    evaluation.json, card.md, and what the model said of every test picture.
 
     Args:
         model: what to train
@@ -64,9 +70,16 @@ def train(
             for an lm also a .txt file or a folder of them, a text per line
         out: the run's folder
         preset: sizes to start from: tiny, small or base of a captioner or lm; lesson, tiny, small, vit-b-32, vit-b-16
-            or vit-l-14 of a clip
+            or vit-l-14 of a clip; tiny or small of a fusion; tiny, small, vit-s-16, vit-b-16 or vit-l-16 of a vit
         fusion: how a captioner reads pictures: cross (cross-attention, the preset's), early (the picture's tokens in
-            front of the words), late (one token in front of them) or perceiver (cross-attention to latents)
+            front of the words), late (one token in front of them) or perceiver (cross-attention to latents); and where
+            a fusion joins picture and text: cross (each reads the other in between), early (one sequence from the
+            start), late (one vector each at the end) or perceiver (latents read both)
+        task: of a fusion: match (is this the caption of this picture?), answer (a question's answer; of data with
+            questions and answers, or of the built-in shapes), or label (the class)
+        negatives: where wrong captions for match come from: random (the default), text (captions with similar words),
+            or clip:FOLDER (those that a trained clip takes for right)
+        inputs: what a fusion sees: both (the default), or picture or text alone, to know what it is worth without
         from_: a trained model to start from instead: the folder of a run or a bundle, or of published CLIP weights
         vision: a picture encoder to bring in, locked (model.vision.tune=true unlocks it): hf:FOLDER_OR_ID of
             transformers, or py:package.module:function of your own
@@ -90,10 +103,10 @@ def train(
     if resume:
         settings = configs.load(RunConfig, out / "config.json")
     else:
-        settings = start_settings(model, preset, from_, vision, text)
+        settings = start_settings(model, preset, from_, vision, text, fusion)
         if config is not None:
             settings = configs.merge(settings, read_settings(config))
-        settings = fused(settings, fusion)
+        settings = asked(fused(settings, fusion), task, negatives, inputs)
         named = {
             "train": {"epochs": epochs, "minutes": minutes, "seed": seed, "tune": tune},
             "data": {
@@ -125,12 +138,25 @@ def train(
 
 
 def start_settings(
-    model: str, preset: str, source: str | None = None, vision: str | None = None, text: str | None = None
+    model: str,
+    preset: str,
+    source: str | None = None,
+    vision: str | None = None,
+    text: str | None = None,
+    fusion: CaptionerFusion | None = None,
 ) -> RunConfig:
     """A run's settings before anything else is said: the preset's sizes, what suits the kind of model, and weights."""
-    sizes = {"captioner": captioner_preset, "clip": clip_preset, "lm": lm_preset}[model](preset)
-    settings = RunConfig(data=DataConfig(path=""), model=sizes)
-    if model == "clip":
+    presets = {
+        "captioner": captioner_preset,
+        "clip": clip_preset,
+        "fusion": lambda name: fusion_preset(name, fusion or "cross"),
+        "vit": vit_preset,
+        "lm": lm_preset,
+    }
+    settings = RunConfig(data=DataConfig(path=""), model=presets[model](preset))
+    if model == "vit":
+        settings = replace(settings, data=replace(settings.data, task=TaskConfig(name="label")))
+    if model in ("clip", "fusion"):
         words = TokenizerConfig(units="bpe", vocab_size=4096)  # people search with words that no caption had
         settings = replace(settings, tokenizer=words)
     if source is None and vision is None and text is None:
@@ -144,14 +170,27 @@ def start_settings(
 
 def fused(settings: RunConfig, fusion: CaptionerFusion | None) -> RunConfig:
     """The settings with the fusion that was asked for, at the same depth; UserError where there is nothing to fuse."""
-    if fusion is None:
+    if fusion is None or isinstance(settings.model, FusionClassifierConfig):  # whose depths go by its fusion
         return settings
     if not isinstance(settings.model, CaptionerConfig):
-        raise UserError("Only a captioner has a --fusion", "chiasm train captioner ... --fusion early")
+        raise UserError("Only a captioner or a fusion has a --fusion", "chiasm train captioner ... --fusion early")
     try:
         return replace(settings, model=with_fusion(settings.model, fusion))
     except ValueError as error:
         raise UserError(f"--fusion {fusion}: {error}", "Start from a captioner with cross.") from error
+
+
+def asked(settings: RunConfig, task: str | None, negatives: str | None, inputs: str | None) -> RunConfig:
+    """The settings with what a classifier is asked and sees; UserError for a model that has no such choice."""
+    if isinstance(settings.model, FusionClassifierConfig):
+        if task is None and settings.data.task is None:
+            raise UserError("A fusion needs a task", "Say what is asked: --task match, answer or label.")
+        changes = {"task": _given({"name": task, "negatives": negatives}) or None}
+        return configs.merge(settings, _given({"data": changes, "model": {"inputs": inputs}}))
+    for option, value in (("task", task), ("negatives", negatives), ("inputs", inputs)):
+        if value is not None:
+            raise UserError(f"Only a fusion has --{option}", f"chiasm train fusion ... --{option} {value}")
+    return settings
 
 
 def _where_to_look(settings: RunConfig, out: Path) -> str:
@@ -164,6 +203,8 @@ def _where_to_look(settings: RunConfig, out: Path) -> str:
             f"chiasm index {run} {shlex.quote(settings.data.path)} --out {index}",
             f'chiasm search {index} "a dog" --grid hits.png',
         ]
+    elif settings.data.task is not None:
+        following = [_ask(run, settings)]
     elif isinstance(settings.model, LanguageConfig):
         following = [f'chiasm write {run} "how it begins" --mode sample --texts 5']
     else:
@@ -181,6 +222,17 @@ def _where_to_look(settings: RunConfig, out: Path) -> str:
         *(("" if row else "next", command) for row, command in enumerate(following)),
     ]
     return "\n".join(f"{name:<11}{text}" for name, text in lines)
+
+
+def _ask(run: str, settings: RunConfig) -> str:
+    """How a trained classifier is asked."""
+    assert settings.data.task is not None
+    text = "" if settings.model.rules is None else ' --text "what is written with it"'
+    return {
+        "match": f'chiasm match {run} PICTURE "a caption" "another"',
+        "answer": f'chiasm answer {run} PICTURE "a question?"',
+        "label": f"chiasm classify {run} PICTURE{text}",
+    }[settings.data.task.name]
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,15 @@ from typing import Literal
 from chiasm.data.layouts import open_source
 from chiasm.data.shapes import ShapesConfig
 from chiasm.data.source import Source
+from chiasm.data.task import TaskConfig
 from chiasm.data.transforms import AugmentConfig, PreprocessConfig
 from chiasm.models import ModelConfig
 from chiasm.text import UNK
 from chiasm.train.finetune import Tune
+from chiasm.train.preparing import prepared
+
+QUESTIONS = 4
+"""Of each picture of the built-in `shapes`, where it is not said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +32,16 @@ class DataConfig:
     """Stop where more pictures than this cannot be read."""
     truncate: bool = False
     """Cut captions that are longer than the model's context; otherwise they are an error."""
+    task: TaskConfig | None = None
+    """What a classifier is to tell; None for other models."""
 
     def open(self) -> Source:
-        """The data; UserError where they are not what can be read."""
-        return open_source(self.path, image_column=self.image_column, text_column=self.text_column, shapes=self.shapes)
+        """The data, as the task asks about them; UserError where they are not what can be read, or not of the task."""
+        shapes, asked = self.shapes, self.task is not None and self.task.name == "answer"
+        if asked and not shapes.questions_per_picture:
+            shapes = replace(shapes, questions_per_picture=QUESTIONS)
+        source = open_source(self.path, image_column=self.image_column, text_column=self.text_column, shapes=shapes)
+        return source if self.task is None else prepared(source, self.task)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,15 @@ from typing import Any, Literal
 from torch import nn
 from typing_extensions import assert_never
 
-from chiasm.models import Captioner, Clip, Flamingo, LanguageModel, Model
+from chiasm.models import (
+    Captioner,
+    Clip,
+    Flamingo,
+    FusionClassifier,
+    LanguageModel,
+    Model,
+    PictureClassifier,
+)
 from chiasm.models.adapted import Adapted
 from chiasm.models.brought import HfText, HfVision
 from chiasm.nn import Attention, weight_decay_groups
@@ -88,6 +96,10 @@ def towers(model: Model) -> tuple[nn.Module, ...]:
             return model.vision, model.decoder
         case LanguageModel():
             return (model.decoder,)
+        case FusionClassifier():
+            return tuple(part for part in (model.vision, model.text, model.fusion) if part is not None)
+        case PictureClassifier():
+            return (model.vision,)
         case _:
             assert_never(model)
 

@@ -27,12 +27,21 @@ from chiasm.data.source import class_names
 from chiasm.data.texts import in_contexts
 from chiasm.errors import UserError
 from chiasm.evaluate import SplitScores
-from chiasm.models import CaptionerConfig, ClipConfig, LanguageConfig, build_model
+from chiasm.models import (
+    CaptionerConfig,
+    ClipConfig,
+    FusionClassifierConfig,
+    LanguageConfig,
+    PerceiverClassifierConfig,
+    PictureClassifierConfig,
+    build_model,
+)
 from chiasm.models.brought import load_sources
 from chiasm.nn.lora import has_lora, merge_lora
 from chiasm.text import Tokenizer
 from chiasm.train.callbacks import Advise, Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
 from chiasm.train.captioning import CaptioningTask
+from chiasm.train.classifying import ClassificationTask
 from chiasm.train.config import RunConfig
 from chiasm.train.contrastive import ContrastiveTask
 from chiasm.train.engine import Engine
@@ -63,6 +72,7 @@ class Run:
     def __init__(self, config: RunConfig, folder: Path, *, resume: bool = False):
         self.folder = folder
         config = self._claim_folder(config, resume)
+        self.task = task_of(config)
         self.source = config.data.open()
         train = self.source.split("train")
         if not len(train):
@@ -76,7 +86,6 @@ class Run:
         self.pictures = self._pictures()
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
-        self.task = task_of(self.config)
         if not resume:
             self._fill(start)
         self._freeze()
@@ -197,7 +206,8 @@ class Run:
         if has_lora(model):
             model = copy.deepcopy(model)
             merge_lora(model)
-        return Bundle(model=model, tokenizer=self.tokenizer, preprocess=self.config.preprocess)
+        world = {"tokenizer": self.tokenizer, "preprocess": self.config.preprocess, "task": self.config.data.task}
+        return Bundle(model=model, **world)
 
 
 def task_of(config: RunConfig) -> Task:
@@ -207,6 +217,8 @@ def task_of(config: RunConfig) -> Task:
             return CaptioningTask(config.train)
         case ClipConfig():
             return ContrastiveTask()
+        case FusionClassifierConfig() | PictureClassifierConfig() | PerceiverClassifierConfig():
+            return ClassificationTask(config)
         case LanguageConfig():
             return LanguageTask(config.train)
         case _:

@@ -1,0 +1,62 @@
+"""Training a classifier: to match pictures with captions, to answer questions, to tell classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chiasm.bundle import Bundle
+from chiasm.errors import UserError
+from chiasm.evaluate import TOLD, SplitScores, draw_answers, evaluate_classifier, write_results
+from chiasm.objectives import Classification
+from chiasm.predict import ClassifierPredictor
+from chiasm.train.config import RunConfig
+from chiasm.train.task import SAMPLES, Task
+
+if TYPE_CHECKING:
+    from chiasm.train.run import Run
+
+
+class ClassificationTask(Task):
+    """Cross-entropy over the classes of the training split; accuracy is what is scored."""
+
+    title = "Classifier"
+    explained = (
+        "accuracy: share of examples whose answer is right; baseline: that of the commonest training answer to the "
+        "same words, without the picture. shuffled_drop: by how much the accuracy falls when every picture is exchanged "
+        "for another; near 0, the picture is ignored. log_loss in nats; calibration_error: by how much probabilities "
+        "miss the share of right answers. unknown_labels: share of examples whose label was never trained on, which "
+        "count as wrong."
+    )
+
+    def __init__(self, config: RunConfig):
+        if config.data.task is None:
+            raise UserError("A classifier needs a task", "Say what is asked: --task match, answer or label.")
+        self.asked = config.data.task
+        self.objective = Classification(label_smoothing=config.train.label_smoothing)
+
+    def samples(self, run: Run) -> list[dict[str, str]]:
+        """The likeliest answers, beside the right ones."""
+        assert run.val_loader is not None
+        predictor = ClassifierPredictor(run.bundle(run.model))
+        batch = next(run.val_loader.in_order(SAMPLES))
+        examples = [run.source.split("val")[int(row)] for row in run.pictures["val"].good[:SAMPLES]]
+        said = predictor.ranked(predictor.probabilities_of(batch))
+        return [
+            {"key": e.key, "text": _asked(predictor, e.texts, e.label), "said": ranked[0].label}
+            for e, ranked in zip(examples, said, strict=True)
+        ]
+
+    def evaluate(self, run: Run, bundle: Bundle, splits: list[str]) -> tuple[Bundle, list[SplitScores]]:
+        """Answers to everything, their scores, and drawings of some."""
+        predictor = ClassifierPredictor(bundle)
+        results = evaluate_classifier(predictor, run.source, splits, max_broken_share=1.0)
+        write_results(results, run.folder, TOLD[ClassifierPredictor])
+        draw_answers(predictor, run.source, results, run.folder)
+        return bundle, results
+
+
+def _asked(predictor: ClassifierPredictor, texts: tuple[str, ...], label: str) -> str:
+    return f"{texts[0]} ({label})" if predictor.reads_texts and texts else label
+
+
+__all__ = ["ClassificationTask"]
