@@ -1,4 +1,4 @@
-"""What every model owes to the rooms around it, whatever its sizes."""
+"""What every captioner owes to the rooms around it, whatever its sizes and its fusion."""
 
 from dataclasses import replace
 
@@ -21,17 +21,31 @@ VISIONS = {
     **{f"stem-{pool}": VitConfig(**VIT, stem="conv", pool=pool) for pool in ("none", "cls", "mean", "attention")},
     **{f"conv-{pool}": ConvConfig(size=(16, 24), widths=(8, 16), pool=pool) for pool in ("none", "mean", "attention")},
 }
+NARROW = ConvConfig(size=(16, 24), widths=(8,))
+FUSIONS = {
+    "early": (VISIONS["patch-none"], {"fusion": "early"}),
+    "early-pooled": (VISIONS["stem-cls"], {"fusion": "early"}),
+    "early-depth-0": (replace(VISIONS["stem-none"], depth=0), {"fusion": "early"}),
+    "early-projected": (NARROW, {"fusion": "early"}),
+    "late": (VISIONS["conv-none"], {"fusion": "late"}),
+    "late-pooled": (VISIONS["patch-attention"], {"fusion": "late"}),
+    "perceiver": (VISIONS["patch-none"], {"fusion": "perceiver", "latents": 3}),
+    "perceiver-pooled": (VISIONS["conv-mean"], {"fusion": "perceiver", "latents": 3, "latent_blocks": 2}),
+    "perceiver-narrow": (NARROW, {"fusion": "perceiver", "latents": 3, "latent_blocks": 0}),
+}
+CONFIGS = {name: (vision, {}) for name, vision in VISIONS.items()} | FUSIONS
 VOCABULARY = 11
 
 
-@pytest.fixture(params=VISIONS.values(), ids=VISIONS)
-def vision(request):
+@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS)
+def sizes(request):
     return request.param
 
 
 @pytest.fixture
-def model(vision, make_captioner):
-    return make_captioner(vision, vocabulary=VOCABULARY)
+def model(sizes, make_captioner):
+    vision, changes = sizes
+    return make_captioner(vision, vocabulary=VOCABULARY, **changes)
 
 
 @pytest.fixture
@@ -46,11 +60,11 @@ def ids():
     return rows
 
 
-def build_config(vision, dropout=0.0):
+def build_config(vision, dropout=0.0, **changes):
     decoder = DecoderConfig(
         width=16, depth=2, heads=2, vocabulary=VOCABULARY, rules=TextRules(context=12), dropout=dropout
     )
-    return CaptionerConfig(vision=vision, decoder=decoder)
+    return CaptionerConfig(vision=vision, decoder=decoder, **changes)
 
 
 def seeded(config, seed):
@@ -79,16 +93,20 @@ def test_shapes(model, images, ids):
     assert model.head(hidden).shape == (4, 7, VOCABULARY)
     seen = model.vision(images)
     rows, columns = model.vision.grid((16, 24))
-    assert seen.tokens.shape == (4, rows * columns, 16) and seen.keep is None
+    assert seen.tokens.shape == (4, rows * columns, model.vision.width) and seen.keep is None
     assert (seen.pooled is None) == (model.config.vision.pool == "none")
-    assert model.attention_maps(images, ids).shape == (4, 7, rows, columns)
+    read = {"late": 1, "perceiver": 3}.get(model.config.fusion, rows * columns + (seen.pooled is not None))
+    assert model.encode(images).tokens.shape[:2] == (4, read)
+    if model.looks:
+        assert model.attention_maps(images, ids).shape == (4, 7, rows, columns)
 
 
 @pytest.mark.parametrize("size", [(24, 16), (32, 48), (8, 8)], ids=str)
 def test_pictures_of_another_size_than_trained(model, make_images, ids, size):
     pictures = make_images(4, size)
     assert model.head(model(pictures, ids)).isfinite().all()
-    assert model.attention_maps(pictures, ids).shape[2:] == model.vision.grid(size)
+    if model.looks:
+        assert model.attention_maps(pictures, ids).shape[2:] == model.vision.grid(size)
 
 
 def test_longer_padding_changes_no_real_token(model, images, ids):
@@ -132,17 +150,19 @@ def test_every_parameter_gets_a_gradient(model, images, ids):
         assert parameter.grad.abs().max() > 1e-8, name
 
 
-def test_equal_seeds_give_equal_weights_and_other_seeds_others(vision):
-    first, again, other = (seeded(build_config(vision), seed) for seed in (0, 0, 1))
+def test_equal_seeds_give_equal_weights_and_other_seeds_others(sizes):
+    vision, changes = sizes
+    first, again, other = (seeded(build_config(vision, **changes), seed) for seed in (0, 0, 1))
     for (name, p), q, r in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q), name
         random = p.ndim >= 2 and "positions.table" not in name  # the rest starts the same for all
         assert not random or not torch.equal(p, r), name
 
 
-def test_evaluation_is_deterministic_and_training_repeats_with_its_seed(vision, images, ids):
+def test_evaluation_is_deterministic_and_training_repeats_with_its_seed(sizes, images, ids):
+    vision, changes = sizes
     drops = replace(vision, dropout=0.3) if isinstance(vision, VitConfig) else vision
-    model = seeded(build_config(drops, dropout=0.3), 0)
+    model = seeded(build_config(drops, dropout=0.3, **changes), 0)
     runs = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
@@ -163,9 +183,10 @@ def test_bf16_autocast_stays_near_in_value_and_finite_in_gradient(model, images,
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_a_bundle_brings_back_the_model_to_the_bit(vision, make_captioner, images, tmp_path):
+def test_a_bundle_brings_back_the_model_to_the_bit(sizes, make_captioner, images, tmp_path):
+    vision, changes = sizes
     tokenizer = Tokenizer.train(["one red dog and two blue cats"])
-    model = make_captioner(vision, vocabulary=tokenizer.vocab_size)
+    model = make_captioner(vision, vocabulary=tokenizer.vocab_size, **changes)
     preprocess = PreprocessConfig(size=(16, 24), mean=(0.1, 0.2, 0.3), trim=True)
     Bundle(model=model, tokenizer=tokenizer, preprocess=preprocess, card="# A card").save(tmp_path / "bundle")
     loaded = Bundle.load(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from chiasm.nn import Attention, KeyValueCache, KeyValues, causal_keep
+from chiasm.nn import Attention, KeyValueCache, KeyValues, causal_keep, prefix_causal_keep
 from chiasm.nn import attention as module
 
 B, L, N, D, H = 3, 5, 7, 8, 2
@@ -218,3 +218,12 @@ def test_keys_and_values_have_no_bias_since_it_would_be_inert():
 def test_a_width_that_heads_do_not_divide_is_refused(heads):
     with pytest.raises(ValueError, match=f"width 8 is not a multiple of heads {heads}"):
         Attention(8, heads)
+
+
+@pytest.mark.parametrize("prefix, words", [(3, 4), (0, 3), (2, 0), (1, 1)])
+def test_a_prefix_is_read_both_ways_and_words_only_from_behind(prefix, words):
+    wanted = [
+        [(reads < prefix and read < prefix) or (reads >= prefix and read <= reads) for read in range(prefix + words)]
+        for reads in range(prefix + words)
+    ]
+    assert prefix_causal_keep(prefix, words).tolist() == wanted

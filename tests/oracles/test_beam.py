@@ -3,6 +3,7 @@
 from itertools import product
 
 import pytest
+import torch
 
 from chiasm.generate import GenerateConfig, beam_search
 
@@ -79,6 +80,21 @@ def test_with_room_for_everything_it_finds_the_best_of_all_texts(scripted, babbl
         found = beam_search(writer, numbered(2), config)
         for picture in range(2):
             assert_same(found[picture], exhaustive(writer.logits, picture, config), 5)
+
+
+@pytest.mark.parametrize("fusion", ["cross", "early", "late", "perceiver"])
+@torch.no_grad()
+def test_of_a_real_model_it_finds_the_best_of_all_texts(make_captioner, make_images, fusion):
+    model, images = make_captioner(vocabulary=7, fusion=fusion, latents=3, gain=6.0), make_images(2)
+    config = GenerateConfig(mode="beam", beams=80, captions=5, max_tokens=2, min_tokens=0)
+
+    def logits(picture, tokens):
+        return model.head(model(images[picture : picture + 1], torch.tensor([[BOS, *tokens]])))[0, -1]
+
+    found = beam_search(model, images, config)
+    assert found[0][0].ids != found[1][0].ids or found[0][0].log_probs != found[1][0].log_probs
+    for picture in range(2):
+        assert_same(found[picture], exhaustive(logits, picture, config), 5)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.0, 2.0])

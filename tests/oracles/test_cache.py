@@ -10,28 +10,42 @@ from chiasm.models.vision import ConvConfig, VitConfig
 from chiasm.nn import Attention, KeyValueCache
 
 PAD, BOS, EOT = 0, 1, 2
-VISIONS = {
-    "grid": VitConfig(size=(16, 16), patch_pixels=8, width=16, depth=1, heads=2),
-    "pooled": VitConfig(size=(16, 16), patch_pixels=8, width=16, depth=1, heads=2, pool="cls"),
-    "conv": ConvConfig(size=(16, 16), widths=(8, 16), pool="mean"),
+GRID = VitConfig(size=(16, 16), patch_pixels=8, width=16, depth=1, heads=2)
+POOLED = VitConfig(size=(16, 16), patch_pixels=8, width=16, depth=1, heads=2, pool="cls")
+CONV = ConvConfig(size=(16, 16), widths=(8, 16), pool="mean")
+NARROW = ConvConfig(size=(16, 16), widths=(8,))
+MODELS = {
+    "grid": (GRID, {}),
+    "pooled": (POOLED, {}),
+    "conv": (CONV, {}),
+    "early": (GRID, {"fusion": "early"}),
+    "early-pooled": (CONV, {"fusion": "early"}),
+    "early-projected": (NARROW, {"fusion": "early"}),
+    "late": (GRID, {"fusion": "late"}),
+    "late-pooled": (POOLED, {"fusion": "late"}),
+    "perceiver": (GRID, {"fusion": "perceiver", "latents": 3}),
+    "perceiver-narrow": (NARROW, {"fusion": "perceiver", "latents": 3, "latent_blocks": 0}),
 }
+SEEDS = {"cross": 6, "early": 4, "late": 4, "perceiver": 7}
+"""Whose texts differ most."""
 
 
-@pytest.fixture(params=VISIONS.values(), ids=VISIONS)
+@pytest.fixture(params=MODELS.values(), ids=MODELS)
 def model(request, make_captioner):
-    return make_captioner(request.param, seed=1)
+    vision, changes = request.param
+    return make_captioner(vision, seed=1, **changes)
 
 
-@pytest.fixture
-def lively(make_captioner):
+@pytest.fixture(params=SEEDS)
+def lively(request, make_captioner):
     """A model whose texts differ between pictures, in length too: the picture is loud, and words do not echo."""
-    model = make_captioner(seed=6)
+    model = make_captioner(seed=SEEDS[request.param], fusion=request.param, latents=3)
     for module in model.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
             module.weight.data.mul_(0.08 / module.weight.std())
     model.decoder.norm.weight.data.normal_()
     for block in model.decoder.blocks:
-        block.attend_cross.out.weight.data.mul_(6)
+        (block.attend_cross if block.reads_context else block.attend_self).out.weight.data.mul_(6)
     return model
 
 
@@ -40,7 +54,7 @@ def test_every_chunking_of_a_prefix_gives_the_uncached_logits(model, make_images
     images, ids = make_images(3), torch.randint(3, 11, (3, 12), generator=torch.Generator().manual_seed(0))
     wanted = model.head(model(images, ids))
     with torch.no_grad():
-        draft = model.decoder.start(model.encode(images), 1)
+        draft = model.start(images)
         parts = [model.decoder.step(part, draft) for part in ids.split(chunks, 1)]
     assert draft.length == 12
     torch.testing.assert_close(torch.cat(parts, 1), wanted, rtol=1e-4, atol=1e-5)
@@ -56,6 +70,7 @@ def test_steps_equal_the_forward_pass_after_any_reordering(model, make_images):
         whole = model.head(model(images[pictures].repeat_interleave(beams, 0), ids))[:, -1]
         torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-5)
         assert all(context.keys.shape[0] == len(pictures) for context in draft.contexts)  # no copy for each beam
+        assert bool(draft.contexts) == (model.config.fusion in ("cross", "perceiver"))
         places = torch.randperm(len(pictures), generator=generator)[: 2 if step >= 4 else 3]
         within = torch.randint(beams, (len(places), beams), generator=generator)
         rows = (places[:, None] * beams + within).flatten()
@@ -118,11 +133,11 @@ def test_log_probabilities_are_those_of_the_text_given_as_a_whole(lively, make_i
 
 
 @pytest.mark.parametrize("mode", ["greedy", "sample", "beam"])
-def test_cross_attention_reads_keys_that_are_computed_once_per_picture(lively, make_images, monkeypatch, mode):
+def test_keys_of_a_picture_are_computed_once(lively, make_images, monkeypatch, mode):
     projected = []
     project = Attention.project
     monkeypatch.setattr(
-        Attention, "project", lambda self, context: projected.append((self, context.shape[0])) or project(self, context)
+        Attention, "project", lambda self, context: projected.append((self, context.shape)) or project(self, context)
     )
     remembered = {}
     append = KeyValueCache.append_stacked
@@ -133,10 +148,14 @@ def test_cross_attention_reads_keys_that_are_computed_once_per_picture(lively, m
     )
     captions = 1 if mode == "greedy" else 3
     generate(lively, make_images(5), GenerateConfig(mode=mode, captions=captions))
+    read = lively.encode(make_images(5)).tokens.shape
     for block in lively.decoder.blocks:
-        assert [rows for attention, rows in projected if attention is block.attend_cross] == [5]
+        reading = block.attend_cross if block.reads_context else block.attend_self
+        assert [shape for attention, shape in projected if attention is reading] == [read]
     assert len(remembered) == len(lively.decoder.blocks)
     for rows in remembered.values():
+        if lively.config.fusion in ("early", "late"):
+            assert rows.pop(0) == 5  # the prefix, of each picture once
         assert len(rows) > 2 and rows[0] == 5 * (4 if mode == "beam" else captions)
 
 
