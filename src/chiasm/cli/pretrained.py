@@ -7,26 +7,27 @@ from typing import Literal
 
 from chiasm.bundle import Bundle
 from chiasm.errors import UserError
-from chiasm.models import Clip
-from chiasm.models.language import TextConfig
+from chiasm.models import Captioner, Classifier, Clip, LanguageModel, PictureClassifier
+from chiasm.models.language import DecoderConfig, TextConfig
 from chiasm.models.vision import VitConfig
 from chiasm.pretrained import load_pretrained, save_pretrained
 
 
 def import_(source: str, *, out: Path) -> int:
-    """Make a bundle of published weights: CLIP, SigLIP or OpenCLIP.
+    """Make a bundle of published weights: CLIP, SigLIP, OpenCLIP, ViT with classes, GPT-2, or ViT with GPT-2.
 
-    Reads safetensors with config.json (or open_clip_config.json), tokenizer.json and preprocessor_config.json. Prints
-    what it understood; then `chiasm classify OUT ...`, `chiasm index OUT ...` and the like work.
+    Reads safetensors with config.json (or open_clip_config.json) and, as far as the model needs them, tokenizer.json
+    and preprocessor_config.json. Prints what it understood; then `chiasm classify OUT ...`, `chiasm index OUT ...`,
+    `chiasm caption OUT ...` and the like work.
 
     Args:
         source: the folder with the files, or their repository's id on the Hugging Face Hub
         out: the new bundle's folder
     """
     _must_be_free(out)
-    clip, tokenizer, preprocess = load_pretrained(source)
+    model, tokenizer, preprocess = load_pretrained(source)
     card = f"# {Path(source).name}\n\nPublished weights, brought in by `chiasm import {source}`.\n"
-    bundle = Bundle(model=clip, tokenizer=tokenizer, preprocess=preprocess, card=card)
+    bundle = Bundle(model=model, tokenizer=tokenizer, preprocess=preprocess, card=card)
     bundle.save(out)
     print(_understood(bundle))
     print(f"bundle     {out}")
@@ -36,8 +37,8 @@ def import_(source: str, *, out: Path) -> int:
 def export(run: Path, *, layout: Literal["huggingface"] = "huggingface", out: Path) -> int:
     """Write a model's weights, tokenizer and preprocessing as other libraries read them.
 
-    The layout `huggingface` is that of `transformers.CLIPModel`: for dual encoders of a ViT with a class token and a
-    causal text encoder.
+    The layout `huggingface` is that of `transformers.CLIPModel`, for dual encoders of a ViT with a class token and a
+    causal text encoder, or of `transformers.ViTForImageClassification`, for classifiers of a ViT with a class token.
 
     Args:
         run: the folder of a run or a bundle
@@ -46,12 +47,15 @@ def export(run: Path, *, layout: Literal["huggingface"] = "huggingface", out: Pa
     """
     _must_be_free(out)
     bundle = Bundle.load(run)
-    if not isinstance(bundle.model, Clip) or bundle.tokenizer is None:
-        raise UserError(f"{run} is no dual encoder", f"The layout {layout} is for what `chiasm train clip` makes.")
+    if not isinstance(bundle.model, (Clip, PictureClassifier)):
+        raise UserError(
+            f"{run} holds a {type(bundle.model).__name__}",
+            f"The layout {layout} is for what `chiasm train clip` and `chiasm train vit` make.",
+        )
     try:
         save_pretrained(bundle.model, bundle.tokenizer, bundle.preprocess, out)
     except ValueError as error:
-        hint = "A preset like vit-b-32, with preprocess.resize=crop, can be."
+        hint = "A clip of a preset like vit-b-32 can be, or a vit with pool=cls and stem=patch; preprocess.resize=crop."
         raise UserError(f"{run} cannot be written so: {error}", hint) from error
     print(f"{layout} {out}")
     return 0
@@ -64,19 +68,27 @@ def _must_be_free(out: Path) -> None:
 
 def _understood(bundle: Bundle) -> str:
     """What was found, in lines."""
-    clip, preprocess = bundle.model, bundle.preprocess
-    assert isinstance(clip, Clip)
-    vision, text = clip.config.vision, clip.config.text
-    assert isinstance(vision, VitConfig) and isinstance(text, TextConfig)
-    millions = sum(parameter.numel() for parameter in clip.parameters()) / 1e6
-    height, width = preprocess.size
-    return "\n".join(
-        [
+    model, (height, width), lines = bundle.model, bundle.preprocess.size, []
+    if isinstance(model, (Captioner, Clip, PictureClassifier)):
+        vision = model.config.vision
+        assert isinstance(vision, VitConfig)
+        lines += [
             f"pictures   ViT, {vision.depth} layers of width {vision.width}, patches of {vision.patch_pixels} pixels",
-            f"           {height} x {width} pixels, {preprocess.resize}, {preprocess.interpolation}",
-            f"texts      transformer, {text.depth} layers of width {text.width}, at most {text.rules.context} tokens "
-            f"of {text.vocabulary}",
-            f"space      {clip.config.embed_dim} values, {clip.config.similarity}, scale {clip.log_scale.exp():.1f}",
-            f"in all     {millions:.1f} million parameters, activation {vision.activation}",
+            f"           {height} x {width} pixels, {bundle.preprocess.resize}, {bundle.preprocess.interpolation}; "
+            f"{vision.activation}",
         ]
-    )
+    if isinstance(model, (Captioner, Clip, LanguageModel)):
+        text = model.config.text if isinstance(model, Clip) else model.config.decoder
+        assert isinstance(text, (TextConfig, DecoderConfig))
+        lines.append(
+            f"texts      transformer, {text.depth} layers of width {text.width}, at most {text.rules.context} tokens "
+            f"of {text.vocabulary}"
+        )
+    if isinstance(model, Clip):
+        scale = float(model.log_scale.detach().exp())
+        lines.append(f"space      {model.config.embed_dim} values, {model.config.similarity}, scale {scale:.1f}")
+    if isinstance(model, Classifier):
+        more = ", ..." if len(model.classes) > 3 else ""
+        lines.append(f"classes    {len(model.classes):,}: {', '.join(model.classes[:3])}{more}")
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    return "\n".join([*lines, f"in all     {type(model).__name__}, {millions:.1f} million parameters"])

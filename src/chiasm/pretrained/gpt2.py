@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chiasm.models import LanguageConfig
 from chiasm.models.language import DecoderConfig, TextRules
 from chiasm.pretrained.huggingface import known_activation
 from chiasm.pretrained.rules import FUSED, Rule, Tensors, join_attention, layer, same
@@ -41,6 +42,16 @@ def gpt2_config(config: dict[str, Any], tokenizer: Tokenizer) -> DecoderConfig:
         activation=known_activation(told["activation_function"]),
         norm_eps=told["layer_norm_epsilon"],
     )
+
+
+def language_config(config: dict[str, Any], tokenizer: Tokenizer) -> LanguageConfig:
+    """The same as those of a language model."""
+    return LanguageConfig(decoder=gpt2_config(config, tokenizer))
+
+
+def language_rules(config: LanguageConfig) -> list[Rule]:
+    """Each tensor of a `GPT2LMHeadModel`, and a language model's."""
+    return gpt2_rules(config.decoder.depth, "decoder.")
 
 
 def clean_gpt2(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
