@@ -17,8 +17,8 @@ VERBS = {
     ("search",): ("chiasm.cli.search", "search", "find pictures by words, by a picture, or both"),
     ("evaluate",): ("chiasm.cli.evaluate", "evaluate", "score a trained model on data, with intervals"),
     ("interpolate",): ("chiasm.cli.interpolate", "interpolate", "models between a model and its fine-tuned version"),
-    ("import",): ("chiasm.cli.pretrained", "import_", "make a bundle of published CLIP, SigLIP or OpenCLIP weights"),
-    ("export",): ("chiasm.cli.pretrained", "export", "write a model's weights as Hugging Face's CLIP"),
+    ("import",): ("chiasm.cli.pretrained", "import_", "make a bundle of published weights: CLIP, ViT, GPT-2, ..."),
+    ("export",): ("chiasm.cli.pretrained", "export", "write a model's weights as Hugging Face's CLIP or ViT"),
     ("data", "check"): ("chiasm.cli.data", "check", "what is in a data set: formats, broken files, duplicates, leaks"),
     ("cost",): ("chiasm.cli.cost", "cost", "parameters, FLOPs, memory and minutes of a model, before training"),
 }
