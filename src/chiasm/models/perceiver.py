@@ -86,6 +86,10 @@ class PerceiverConfig:
         """How many token ids there are."""
         return 0 if self.inputs.text is None else self.inputs.text.vocabulary
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """None: it knows no classes."""
+
     def completed(self: C, vocabulary: int, unk: int | None, classes: tuple[str, ...] = ()) -> C:
         """With what the tokenizer knows."""
         return replace(self, inputs=self.inputs.completed(vocabulary, unk))
@@ -95,7 +99,7 @@ class PerceiverConfig:
 class PerceiverClassifierConfig(PerceiverConfig):
     """A Perceiver that says which of its classes its inputs are of."""
 
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def completed(self, vocabulary: int, unk: int | None, classes: tuple[str, ...] = ()) -> PerceiverClassifierConfig:
         """With what the tokenizer and the data know."""

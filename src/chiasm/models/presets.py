@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from chiasm.errors import UserError
+from chiasm.models.autoencoder import PerceiverAutoencoderConfig
 from chiasm.models.captioner import CaptionerConfig
 from chiasm.models.classifier import FusionClassifierConfig, PictureClassifierConfig
 from chiasm.models.clip import ClipConfig
 from chiasm.models.fusion import CrossConfig, EarlyConfig, FusionConfig, LateConfig, PerceiverFusionConfig
+from chiasm.models.inputs import Inputs, MelInput, PictureInput, TextInput
 from chiasm.models.language import DecoderConfig, TextConfig, TextRules
 from chiasm.models.lm import LanguageConfig
+from chiasm.models.mlm import PerceiverMlmConfig
+from chiasm.models.perceiver import LatentConfig, PerceiverClassifierConfig
 from chiasm.models.vision import ConvConfig, VitConfig
 
 C = TypeVar("C")
+Perceiver = PerceiverClassifierConfig | PerceiverAutoencoderConfig | PerceiverMlmConfig
 
 
 def captioner_tiny() -> CaptionerConfig:
@@ -213,6 +218,39 @@ VITS: dict[str, Callable[[], PictureClassifierConfig]] = {
 def vit_preset(name: str) -> PictureClassifierConfig:
     """The classifier of pictures of that name; UserError names the others."""
     return _preset(VITS, name, "vit")
+
+
+def perceiver_tiny(task: str, inputs: Sequence[str]) -> Perceiver:
+    """32 latents of width 128 in 4 layers, pictures of 32 px: about 1 M parameters, to try things out."""
+    return _perceiver(task, inputs, LatentConfig(latents=32, width=128, depth=4, heads=4), pixels=32, text_width=64)
+
+
+def perceiver_small(task: str, inputs: Sequence[str]) -> Perceiver:
+    """64 latents of width 192 in 6 layers, pictures of 64 px: about 3 M parameters."""
+    return _perceiver(task, inputs, LatentConfig(latents=64, width=192, depth=6, heads=4), pixels=64, text_width=128)
+
+
+def _perceiver(task: str, inputs: Sequence[str], latents: LatentConfig, pixels: int, text_width: int) -> Perceiver:
+    """Pictures are raw pixels; where they are to be given back, patches of 4."""
+    text = TextInput(width=text_width, rules=TextRules(context=64))
+    if task == "mask":
+        return PerceiverMlmConfig(inputs=Inputs(text=text), latents=latents)
+    picture = PictureInput(size=(pixels, pixels), patch_pixels=4 if task == "reconstruct" else 1)
+    known = {"picture": picture, "text": text, "sound": MelInput(seconds=2.0)}
+    chosen = Inputs(**{name: known[name] for name in inputs})
+    if task == "reconstruct":
+        return PerceiverAutoencoderConfig(inputs=chosen, latents=latents, query_width=latents.width)
+    return PerceiverClassifierConfig(inputs=chosen, latents=latents)
+
+
+PERCEIVERS: dict[str, Callable[[str, Sequence[str]], Perceiver]] = {"tiny": perceiver_tiny, "small": perceiver_small}
+
+
+def perceiver_preset(name: str, task: str, inputs: Sequence[str]) -> Perceiver:
+    """The Perceiver of that name for label, reconstruct or mask, and the inputs it has; UserError names the others."""
+    return _preset(
+        {preset: lambda make=make: make(task, inputs) for preset, make in PERCEIVERS.items()}, name, "perceiver"
+    )
 
 
 def _preset(known: dict[str, Callable[[], C]], name: str, what: str) -> C:
