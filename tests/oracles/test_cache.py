@@ -69,8 +69,9 @@ def test_steps_equal_the_forward_pass_after_any_reordering(model, make_images):
         logits = model.step(ids[:, -1], draft)
         whole = model.head(model(images[pictures].repeat_interleave(beams, 0), ids))[:, -1]
         torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-5)
-        assert all(context.keys.shape[0] == len(pictures) for context in draft.contexts)  # no copy for each beam
-        assert bool(draft.contexts) == (model.config.fusion in ("cross", "perceiver"))
+        read = [context.keys.shape[0] for context in draft.contexts if context is not None]
+        assert set(read) <= {len(pictures)}  # no copy for each beam
+        assert bool(read) == (model.config.fusion in ("cross", "perceiver"))
         places = torch.randperm(len(pictures), generator=generator)[: 2 if step >= 4 else 3]
         within = torch.randint(beams, (len(places), beams), generator=generator)
         rows = (places[:, None] * beams + within).flatten()

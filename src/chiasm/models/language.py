@@ -163,8 +163,12 @@ class DecoderConfig:
     dropout: float = 0.0
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
+    unimodal_depth: int = 0
+    """How many of the first blocks read no context but the words, as in CoCa (2205.01917)."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.unimodal_depth <= self.depth:
+            raise ValueError(f"of {self.depth} blocks, {self.unimodal_depth} cannot read words alone")
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.rules.bos is None:
@@ -175,8 +179,8 @@ class DecoderConfig:
 class Draft:
     """Texts being written: what the decoder remembers of them between two steps, held by the caller."""
 
-    contexts: list[KeyValues]
-    """Per layer, what cross-attention reads: one row per picture, shared by its beams; empty where there is none."""
+    contexts: list[KeyValues | None]
+    """Per layer, what cross-attention reads (None: nothing): one row per picture, shared by its beams."""
     context_keep: Bool[Tensor, "pictures n"] | None
     prefix_keep: Bool[Tensor, "r n"] | None
     beams: int
@@ -191,12 +195,13 @@ class Draft:
             cache.select(rows)
         if self.prefix_keep is not None:
             self.prefix_keep = self.prefix_keep[rows]
-        if not self.contexts:
+        known = [context for context in self.contexts if context is not None]
+        if not known:
             return
-        before = self.contexts[0].keys.shape[0]
+        before = known[0].keys.shape[0]
         pictures = rows[:: self.beams] // self.beams
         if len(pictures) != before or not torch.equal(pictures, torch.arange(before, device=rows.device)):
-            self.contexts = [context.select(pictures) for context in self.contexts]
+            self.contexts = [context and context.select(pictures) for context in self.contexts]
             if self.context_keep is not None:
                 self.context_keep = self.context_keep[pictures]
 
@@ -204,7 +209,8 @@ class Draft:
 class CausalDecoder(nn.Module):
     """A GPT-2-like decoder, which may read more than the words before, in one of two ways.
 
-    With a `context_width`, every block also reads a context of that width by cross-attention (1706.03762, section 3.1).
+    With a `context_width`, its blocks (but the first `unimodal_depth`) also read a context of that width by
+    cross-attention (1706.03762, section 3.1).
     Without, it is a language model; given a prefix, vectors that stand in front of the words, it is a prefix language
     model (1910.10683, section 3.2.1): the prefix's tokens read each other in both directions. Positions are counted
     from the first word on. The output layer is the token table, transposed (1608.05859).
@@ -220,13 +226,13 @@ class CausalDecoder(nn.Module):
                 Block(
                     config.width,
                     config.heads,
-                    context_width=context_width,
+                    context_width=context_width if number >= config.unimodal_depth else None,
                     mlp_ratio=config.mlp_ratio,
                     dropout=config.dropout,
                     activation=config.activation,
                     norm_eps=config.norm_eps,
                 )
-                for _ in range(config.depth)
+                for number in range(config.depth)
             ),
         )
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
@@ -252,7 +258,7 @@ class CausalDecoder(nn.Module):
         Without either, the first step says how many rows there are.
         """
         draft = Draft(
-            contexts=[] if context is None else [block.project(context.tokens) for block in self.blocks],
+            contexts=[_read(block, context).get("context") for block in self.blocks],
             context_keep=None if context is None else context.keep,
             prefix_keep=None,
             beams=beams,
@@ -267,31 +273,30 @@ class CausalDecoder(nn.Module):
         """Logits after each of the next `l` tokens of every row, which the draft then remembers."""
         x = self.embed(ids, draft.length)
         draft.length += ids.shape[1]
-        contexts = draft.contexts or [None] * len(draft.caches)
         all_read = draft.context_keep is None and draft.prefix_keep is None
         if ids.shape[1] == 1 and all_read and not self.training:
             row = x[:, 0]
-            for step, cache, context in zip(draft.steps, draft.caches, contexts, strict=True):
+            for step, cache, context in zip(draft.steps, draft.caches, draft.contexts, strict=True):
                 row = step(row, cache, context)
             return self.head(self.norm(row))[:, None]
         keep = None if draft.prefix_keep is None else F.pad(draft.prefix_keep, (0, draft.length), value=True)
-        for block, cache, context in zip(self.blocks, draft.caches, contexts, strict=True):
+        for block, cache, context in zip(self.blocks, draft.caches, draft.contexts, strict=True):
             x = block(x, keep=keep, causal=True, cache=cache, context=context, context_keep=draft.context_keep)
         return self.head(self.norm(x))
 
     def attention_maps(
         self, ids: Int[Tensor, "b l"], context: Encoded | None = None, prefix: Encoded | None = None
     ) -> Float[Tensor, "b layers h l n"]:
-        """Where each word looks in the context, or else in the prefix, for every layer and head.
+        """Where each word looks in the context, or else in the prefix, for every head of every layer that reads it.
 
         Shares of a context sum to 1; those of a prefix to less, as the words before are read by the same attention.
         """
         (x, keep), maps = self._sequence(ids, prefix), []
         for block in self.blocks:
             read = _read(block, context)
-            if context is not None:
-                maps.append(block.cross_weights(x, read["context"], context.keep))
-            else:
+            if read:
+                maps.append(block.cross_weights(x, read["context"], read["context_keep"]))
+            elif context is None:
                 maps.append(
                     block.self_weights(x, keep=keep, causal=keep is None)[:, :, -ids.shape[1] :, : -ids.shape[1]]
                 )
@@ -322,6 +327,6 @@ class CausalDecoder(nn.Module):
 
 def _read(block: Block, context: Encoded | None) -> dict[str, Any]:
     """What a block is told of its context."""
-    if context is None:
+    if context is None or not block.reads_context:
         return {}
     return {"context": block.project(context.tokens), "context_keep": context.keep}
