@@ -24,6 +24,7 @@ from jaxtyping import Int, UInt8
 
 from chiasm import config
 from chiasm.data.picture import BrokenPicture, picture_of
+from chiasm.data.source import View
 from chiasm.data.transforms import NO_PICTURES, PreprocessConfig, read_pixels
 from chiasm.errors import UserError
 from chiasm.progress import counting
@@ -33,7 +34,7 @@ LIMIT_BYTES = 8 * 2**30
 """A data set with more pixels than this is read anew for every batch."""
 FOLDER_BYTES = 20 * 2**30
 """What the cache folder may hold; beyond it the files that were used longest ago go."""
-FORMAT = 1
+FORMAT = 2
 """To be raised whenever the same file would become other pixels than before."""
 BLOCK = 256
 """Pictures read between two writes."""
@@ -52,10 +53,15 @@ class Broken:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pictures:
-    """The pixels of some examples by row, from the cache or (where that would grow too large) read when asked for."""
+    """The pixels of some examples by row, from the cache or (where that would grow too large) read when asked for.
+
+    Examples may share a picture (questions about one, right and wrong captions of one): it is read and stored once.
+    """
 
     examples: Sequence[Example]
     preprocess: PreprocessConfig
+    places: Int[np.ndarray, " rows"]
+    """Of each row's picture in the file; -1 for a row without a picture."""
     broken: tuple[Broken, ...]
     path: Path | None
     """The file of pixels, None where pictures are read when asked for."""
@@ -66,22 +72,32 @@ class Pictures:
         return np.setdiff1d(np.arange(len(self.examples)), [broken.row for broken in self.broken])
 
     @cached_property
-    def pixels(self) -> UInt8[np.ndarray, "rows height width 3"] | None:
-        """The memory-mapped pixels of all rows (black where broken), None where there is no such file."""
+    def pixels(self) -> UInt8[np.ndarray, "pictures height width 3"] | None:
+        """The memory-mapped pixels of all pictures (black where broken), None where there is no such file."""
         if self.path is None:
             return None
-        return np.memmap(self.path, np.uint8, "r", shape=(len(self.examples), *self.preprocess.size, 3))
+        return np.memmap(self.path, np.uint8, "r", shape=(int(self.places.max()) + 1, *self.preprocess.size, 3))
 
     def pixels_of(self, rows: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b height width 3"]:
-        """The pixels of good rows, as an array of its own. Raises BrokenPicture if a file has broken since."""
+        """The pixels of good rows, as an array of its own, black for a row without a picture.
+
+        Raises BrokenPicture if a file has broken since.
+        """
         if self.preprocess.size == NO_PICTURES:
             return np.empty((len(rows), 0, 0, 3), np.uint8)
+        shown = self.places[rows] >= 0
+        pixels = np.zeros((len(rows), *self.preprocess.size, 3), np.uint8)
         if self.pixels is not None:
-            return np.take(np.asarray(self.pixels), rows, axis=0)
-        images = [picture_of(self.examples[int(row)]) for row in rows]
+            pixels[shown] = np.asarray(self.pixels)[self.places[rows[shown]]]
+            return pixels
+        images = [picture_of(self.examples[int(row)]) for row in rows[shown]]
         with ThreadPoolExecutor(_threads()) as pool:
-            pixels = list(pool.map(partial(read_pixels, config=self.preprocess), images))
-        return np.stack(pixels) if pixels else np.empty((0, *self.preprocess.size, 3), np.uint8)
+            for place, read in zip(np.flatnonzero(shown), pool.map(self._read, images), strict=True):
+                pixels[place] = read
+        return pixels
+
+    def _read(self, picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
+        return read_pixels(picture, self.preprocess)
 
     def __getstate__(self) -> dict[str, Any]:
         # A memory map would be pickled with all its pixels; the other process opens its own.
@@ -106,16 +122,22 @@ def prepare_pictures(
     if not len(examples):
         raise UserError(f"{name} has no pictures", "Check the path and the name of the split.")
     if preprocess.size == NO_PICTURES:
-        return Pictures(examples=examples, preprocess=preprocess, broken=(), path=None)
-    stored = len(examples) * math.prod(preprocess.size) * 3 <= limit_bytes
+        places = np.full(len(examples), -1)
+        return Pictures(examples=examples, preprocess=preprocess, places=places, broken=(), path=None)
+    places, identities = _placed(examples)
+    if not identities:
+        raise UserError(f"{name} has no pictures", "It has texts alone; name data with pictures.")
+    stored = len(identities) * math.prod(preprocess.size) * 3 <= limit_bytes
     folder = folder or default_folder()
-    stem = f"{re.sub(r'[^0-9A-Za-z.]+', '-', name)[-60:]}-{_fingerprint(examples, preprocess, stored)}"
+    stem = f"{re.sub(r'[^0-9A-Za-z.]+', '-', name)[-60:]}-{_fingerprint(identities, preprocess, stored)}"
     entry = _valid_entry(folder / f"{stem}.json")
     if entry is None:
-        entry = _build(examples, preprocess, folder, stem, stored)
+        first = np.unique(places, return_index=True)[1][-len(identities) :]
+        entry = _build(View(examples, first), preprocess, folder, stem, stored)
         _evict(folder, keep=stem)
     path = folder / f"{stem}.pixels" if stored else None
-    pictures = Pictures(examples=examples, preprocess=preprocess, broken=entry.broken, path=path)
+    broken = _broken_rows(examples, places, entry)
+    pictures = Pictures(examples=examples, preprocess=preprocess, places=places, broken=broken, path=path)
     if max_broken_share is not None:
         check_broken([pictures], name, max_broken_share)
     return pictures
@@ -134,28 +156,54 @@ def write_quarantine(broken: Iterable[Broken], path: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Unread:
+    """A place in the file for which there are no pixels, and why."""
+
+    place: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Entry:
     """What stands beside a file of pixels: written last, so that it vouches for the file."""
 
-    broken: tuple[Broken, ...]
+    broken: tuple[_Unread, ...]
     pixel_bytes: int
     """0 where no pixels are stored."""
     crc32: int
 
 
-def _fingerprint(examples: Sequence[Example], preprocess: PreprocessConfig, stored: bool) -> str:
+def _placed(examples: Sequence[Example]) -> tuple[Int[np.ndarray, " rows"], list[bytes]]:
+    """Each row's place among the different pictures (-1 for none), and what tells these from others."""
+    numbers: dict[bytes, int] = {}
+    places = np.full(len(examples), -1)
+    with counting("Checking pictures", len(examples)) as advance:
+        for row, example in enumerate(examples):
+            if example.image is not None:
+                identity = repr(_identity(example.image)).encode("utf-8", "backslashreplace")
+                places[row] = numbers.setdefault(identity, len(numbers))
+            advance(1)
+    return places, list(numbers)
+
+
+def _fingerprint(identities: Sequence[bytes], preprocess: PreprocessConfig, stored: bool) -> str:
     digest = hashlib.blake2b(digest_size=12)
     digest.update(repr((FORMAT, PIL.__version__, config.fingerprint(preprocess), stored)).encode())
-    with counting("Checking pictures", len(examples)) as advance:
-        for example in examples:
-            digest.update(repr((example.key, *_identity(example.image))).encode("utf-8", "backslashreplace"))
-            advance(1)
+    for identity in identities:
+        digest.update(identity)
     return digest.hexdigest()
 
 
-def _identity(picture: Picture | None) -> tuple[Any, ...]:
-    if picture is None:
-        return ()
+def _broken_rows(examples: Sequence[Example], places: Int[np.ndarray, " rows"], entry: _Entry) -> tuple[Broken, ...]:
+    reasons = {unread.place: unread.reason for unread in entry.broken}
+    rows = np.flatnonzero(np.isin(places, list(reasons)))
+    keys = [examples[int(row)].key.encode("utf-8", "backslashreplace").decode() for row in rows]  # maybe no Unicode
+    return tuple(
+        Broken(row=int(row), key=key, reason=reasons[int(places[row])]) for row, key in zip(rows, keys, strict=True)
+    )
+
+
+def _identity(picture: Picture) -> tuple[Any, ...]:
     if isinstance(picture, Path):
         try:
             status = picture.stat()
@@ -193,7 +241,7 @@ def _file_crc32(path: Path) -> int:
 
 def _build(examples: Sequence[Example], preprocess: PreprocessConfig, folder: Path, stem: str, stored: bool) -> _Entry:
     """Read every picture; write pixels, then entry, each under a name of its own until it is whole."""
-    broken: list[Broken] = []
+    broken: list[_Unread] = []
     crc = size = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +278,7 @@ def _replacing(path: Path, wanted: bool = True) -> Iterator[Path]:
 
 def _blocks(
     examples: Sequence[Example], preprocess: PreprocessConfig
-) -> Iterator[tuple[UInt8[np.ndarray, "b height width 3"], list[Broken]]]:
+) -> Iterator[tuple[UInt8[np.ndarray, "b height width 3"], list[_Unread]]]:
     with ThreadPoolExecutor(_threads()) as pool, counting("Reading pictures", len(examples)) as advance:
         for start in range(0, len(examples), BLOCK):
             # Examples are made here, in one thread: a source need not be safe with several. Pillow frees the GIL.
@@ -239,8 +287,7 @@ def _blocks(
             broken = []
             for i, read in enumerate(pool.map(partial(_read, preprocess), part)):
                 if isinstance(read, BrokenPicture):
-                    key = part[i].key.encode("utf-8", "backslashreplace").decode()  # file names may be no Unicode
-                    broken.append(Broken(row=start + i, key=key, reason=read.reason))
+                    broken.append(_Unread(place=start + i, reason=read.reason))
                 else:
                     pixels[i] = read
             yield pixels, broken

@@ -185,7 +185,7 @@ def _nearness(negatives: str | Vectors, examples: Sequence[Example], texts: Sequ
     pictures, vectors = (None, _tf_idf(distinct)) if isinstance(negatives, str) else negatives(examples, distinct)
 
     def near(places: np.ndarray, lent: Sequence[str]) -> Iterator[tuple[int, int]]:
-        numbers = np.array([number[lent[place]] for place in places.tolist()])
+        numbers = np.array([number[lent[int(place)]] for place in places])
         captions = vectors[numbers]
         seers = captions if pictures is None else pictures[places]
         count = min(NEAREST, len(places) - 1)
