@@ -65,6 +65,31 @@ def make_clip():
 
 
 @pytest.fixture(scope="session")
+def make_coca():
+    """A function that builds a tiny CoCa in evaluation mode, equal for equal seeds, its weights enlarged."""
+    import torch
+
+    from chiasm.models import CocaConfig, build_model
+    from chiasm.models.language import DecoderConfig, TextRules
+    from chiasm.models.vision import VitConfig
+
+    def make(vision=None, *, vocabulary=11, context=12, dropout=0.0, seed=0, gain=4.0):
+        vision = vision or VitConfig(size=(16, 16), patch_pixels=8, width=16, depth=1, heads=2, dropout=dropout)
+        decoder = DecoderConfig(
+            width=16, depth=4, heads=2, unimodal_depth=2, rules=TextRules(context=context), vocabulary=vocabulary,
+            dropout=dropout,
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        model = build_model(CocaConfig(vision=vision, latents=5, decoder=decoder, embed_dim=20))
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2 and "vision.embed" not in name:
+                parameter.data.mul_(gain)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_images():
     """A function that draws noise as pictures, equal for equal seeds."""
     import torch

@@ -12,6 +12,7 @@ from chiasm.models.classifier import (
     PictureClassifierConfig,
 )
 from chiasm.models.clip import Clip, ClipConfig
+from chiasm.models.coca import Coca, CocaConfig
 from chiasm.models.flamingo import Flamingo, FlamingoConfig
 from chiasm.models.lm import LanguageConfig, LanguageModel
 from chiasm.models.mlm import PerceiverMlm, PerceiverMlmConfig
@@ -20,6 +21,7 @@ from chiasm.models.perceiver import PerceiverClassifier, PerceiverClassifierConf
 ModelConfig = (
     CaptionerConfig
     | ClipConfig
+    | CocaConfig
     | FlamingoConfig
     | FusionClassifierConfig
     | LanguageConfig
@@ -31,6 +33,7 @@ ModelConfig = (
 Model = (
     Captioner
     | Clip
+    | Coca
     | Flamingo
     | FusionClassifier
     | LanguageModel
@@ -48,6 +51,8 @@ def build_model(config: ModelConfig) -> Model:
             return Captioner(config)
         case ClipConfig():
             return Clip(config)
+        case CocaConfig():
+            return Coca(config)
         case FusionClassifierConfig():
             return FusionClassifier(config)
         case PictureClassifierConfig():
@@ -72,6 +77,8 @@ __all__ = [
     "Classifier",
     "Clip",
     "ClipConfig",
+    "Coca",
+    "CocaConfig",
     "Embedder",
     "Flamingo",
     "FlamingoConfig",

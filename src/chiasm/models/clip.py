@@ -77,8 +77,8 @@ class Clip(nn.Module, Embedder):
         if config.projection == "text" and self.vision.width != config.embed_dim:
             raise ValueError(f"a picture's {self.vision.width} values need a projection to {config.embed_dim}")
         both = config.projection == "both"
-        self.project_image = _projection(self.vision.width, config.embed_dim) if both else nn.Identity()
-        self.project_text = _projection(self.text.width, config.embed_dim, bias=not both)
+        self.project_image = projection(self.vision.width, config.embed_dim) if both else nn.Identity()
+        self.project_text = projection(self.text.width, config.embed_dim, bias=not both)
         self.log_scale = nn.Parameter(torch.tensor(START_LOG_SCALE[config.similarity]))
         self.bias = nn.Parameter(torch.tensor(-10.0)) if config.similarity == "sigmoid" else None
 
@@ -113,7 +113,8 @@ def build_text(config: TextConfig | HfTextConfig | ModuleTextConfig) -> TextEnco
             assert_never(config)
 
 
-def _projection(width: int, embed_dim: int, bias: bool = False) -> nn.Linear:
+def projection(width: int, embed_dim: int, bias: bool = False) -> nn.Linear:
+    """The matrix from an encoder's vector into the common space."""
     project = nn.Linear(width, embed_dim, bias=bias)
     nn.init.normal_(project.weight, std=width**-0.5)
     if bias:
@@ -126,4 +127,4 @@ def unit(vectors: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
     return F.normalize(vectors.float(), dim=-1)
 
 
-__all__ = ["MAX_LOG_SCALE", "START_LOG_SCALE", "Clip", "ClipConfig", "build_text", "unit"]
+__all__ = ["MAX_LOG_SCALE", "START_LOG_SCALE", "Clip", "ClipConfig", "build_text", "projection", "unit"]

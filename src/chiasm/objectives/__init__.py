@@ -5,6 +5,7 @@ from typing_extensions import assert_never
 from chiasm.models import (
     CaptionerConfig,
     ClipConfig,
+    CocaConfig,
     FlamingoConfig,
     FusionClassifierConfig,
     LanguageConfig,
@@ -14,6 +15,7 @@ from chiasm.models import (
 from chiasm.objectives.base import Objective, Rows, mean_of
 from chiasm.objectives.captioning import Captioning
 from chiasm.objectives.classification import Classification
+from chiasm.objectives.coca import ContrastiveCaptioning
 from chiasm.objectives.contrastive import Contrastive
 from chiasm.objectives.interleaving import Interleaving
 
@@ -27,6 +29,8 @@ def objective_of(config: ModelConfig) -> Objective:
             return Interleaving()
         case ClipConfig():
             return Contrastive()
+        case CocaConfig():
+            return ContrastiveCaptioning()
         case FusionClassifierConfig() | PictureClassifierConfig():
             return Classification()
         case _:
@@ -37,6 +41,7 @@ __all__ = [
     "Captioning",
     "Classification",
     "Contrastive",
+    "ContrastiveCaptioning",
     "Interleaving",
     "Objective",
     "Rows",

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chiasm.losses import next_token
-from chiasm.models import Captioner, Flamingo, LanguageModel
+from chiasm.models import Captioner, Coca, Flamingo, LanguageModel
 from chiasm.objectives.base import Objective
 from chiasm.types import Batch
 
-Model = Captioner | Flamingo | LanguageModel
+Model = Captioner | Coca | Flamingo | LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)

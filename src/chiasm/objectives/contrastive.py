@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chiasm.losses import cached_backward, info_nce, info_nce_floor, refuse_batch_norm, sigmoid_pairs
 from chiasm.losses.positives import count_positives
-from chiasm.models import Clip
+from chiasm.models import Clip, Coca
 from chiasm.models.clip import MAX_LOG_SCALE
 from chiasm.objectives.base import STUCK_SHARE, Objective, Rows, mean_of
 from chiasm.types import Batch
@@ -32,15 +32,15 @@ class Contrastive(Objective):
     unit: ClassVar[str] = "loss above its floor, nats"
     columns: ClassVar[tuple[str, ...]] = ("excess_loss", "floor", "chance", "scale")
 
-    def __call__(self, model: Clip, batch: Batch) -> Tensor:
+    def __call__(self, model: Clip | Coca, batch: Batch) -> Tensor:
         """Mean loss of the batch, in nats."""
-        return self._loss(model, batch, model.embed_images(batch.images), model.embed_texts(batch.ids))
+        return self.of_vectors(model, batch, model.embed_images(batch.images), model.embed_texts(batch.ids))
 
-    def floor(self, model: Clip, batch: Batch) -> float:
+    def floor(self, model: Clip | Coca, batch: Batch) -> float:
         """The least that the loss can be on this batch, in nats."""
         return info_nce_floor(batch.image_ids, batch.text_ids) if model.bias is None else 0.0
 
-    def chance(self, model: Clip, batch: Batch) -> float:
+    def chance(self, model: Clip | Coca, batch: Batch) -> float:
         """The loss on this batch of a model that tells no pair from another, in nats: InfoNCE's is ln(batch)."""
         if model.bias is None:
             return math.log(len(batch))
@@ -48,7 +48,9 @@ class Contrastive(Objective):
         share = float(count_positives(ids, ids).sum()) / len(batch) ** 2  # to be told by the bias alone
         return len(batch) * sum(-p * math.log(p) for p in (share, 1 - share) if p > 0)
 
-    def backward(self, model: Clip, batch: Batch, parts: int, backward: Callable[[Tensor], None]) -> dict[str, float]:
+    def backward(
+        self, model: Clip | Coca, batch: Batch, parts: int, backward: Callable[[Tensor], None]
+    ) -> dict[str, float]:
         """Gradient of the batch's mean loss; ValueError for several parts of a model with batch norm."""
         if parts == 1:
             loss = self(model, batch)
@@ -59,22 +61,22 @@ class Contrastive(Objective):
             pieces = batch.split(math.ceil(len(batch) / parts))
             value = cached_backward(
                 [lambda p=p: (model.embed_images(p.images), model.embed_texts(p.ids)) for p in pieces],
-                lambda images, texts: self._loss(model, batch, images, texts),
+                lambda images, texts: self.of_vectors(model, batch, images, texts),
             )
         floor, chance = self.floor(model, batch), self.chance(model, batch)
         scale = float(model.log_scale.detach().exp())
         return {"loss": value, "excess_loss": value - floor, "floor": floor, "chance": chance, "scale": scale}
 
-    def plain(self, model: Clip, batch: Batch) -> Tensor:
+    def plain(self, model: Clip | Coca, batch: Batch) -> Tensor:
         """Every text as if it were different."""
         return (model.embed_images(batch.images) @ model.embed_texts(batch.ids).T).log_softmax(-1).sum()
 
-    def validate(self, model: Clip, batch: Batch) -> tuple[float, int]:
+    def validate(self, model: Clip | Coca, batch: Batch) -> tuple[float, int]:
         """The loss above its floor, by pairs."""
         return (float(self(model, batch).detach()) - self.floor(model, batch)) * len(batch), len(batch)
 
     @torch.no_grad()
-    def after_step(self, model: Clip) -> None:
+    def after_step(self, model: Clip | Coca) -> None:
         """Clamp InfoNCE's scale (2103.00020, section 2.5); SigLIP's, which is 117 as published, has no limit."""
         if model.bias is None:
             model.log_scale.clamp_(max=MAX_LOG_SCALE)
@@ -92,7 +94,7 @@ class Contrastive(Objective):
             "that pictures and texts belong together"
         )
 
-    def findings(self, model: Clip, rows: Rows) -> list[str]:
+    def findings(self, model: Clip | Coca, rows: Rows) -> list[str]:
         """Where loss and scale ended."""
         loss, floor = mean_of(rows, "loss"), mean_of(rows, "floor")
         told = [f"the training loss ended at {loss:.3f}; {mean_of(rows, 'chance'):.3f} would be chance"]
@@ -104,7 +106,8 @@ class Contrastive(Objective):
         advice = self.advice(rows)
         return told if advice is None else [*told, advice]
 
-    def _loss(self, model: Clip, batch: Batch, images: Tensor, texts: Tensor) -> Tensor:
+    def of_vectors(self, model: Clip | Coca, batch: Batch, images: Tensor, texts: Tensor) -> Tensor:
+        """The mean loss of the batch, from its vectors."""
         chunk = CHUNK if len(batch) > 2 * CHUNK else None
         ids = batch.image_ids, batch.text_ids
         if model.bias is None:
