@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from importlib import import_module
 
 VERBS = {
-    ("train",): ("chiasm.cli.train", "train", "train a captioner or a Clip on pictures with texts"),
+    ("train",): ("chiasm.cli.train", "train", "train a model on pictures, texts, or both"),
     ("caption",): ("chiasm.cli.caption", "caption", "write captions for pictures, and show where the model looked"),
     ("write",): ("chiasm.cli.write", "write", "write texts with a language model, or go on with yours"),
-    ("classify",): ("chiasm.cli.classify", "classify", "which of your labels fits each picture, if any"),
+    ("classify",): ("chiasm.cli.classify", "classify", "which of your labels, or of its classes, fits each picture"),
+    ("answer",): ("chiasm.cli.answer", "answer", "answer questions about a picture"),
+    ("match",): ("chiasm.cli.match", "match", "tell whether captions belong to a picture"),
     ("embed",): ("chiasm.cli.embed", "embed", "vectors of pictures or texts, as Parquet or npy"),
     ("index",): ("chiasm.cli.index", "index", "embed a data set's pictures into a table that can be searched"),
     ("search",): ("chiasm.cli.search", "search", "find pictures by words, by a picture, or both"),

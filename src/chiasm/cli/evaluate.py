@@ -8,10 +8,10 @@ from typing import Literal
 from chiasm import config as configs
 from chiasm.data.shapes import ShapesConfig
 from chiasm.errors import UserError
-from chiasm.evaluate import TOLD, draw_captions, draw_clip, scores_table, write_results
+from chiasm.evaluate import TOLD, draw_answers, draw_captions, draw_clip, scores_table, write_results
 from chiasm.evaluate import evaluate as score
 from chiasm.generate import GenerateConfig
-from chiasm.predict import CaptionPredictor, ClipPredictor, load
+from chiasm.predict import CaptionPredictor, ClassifierPredictor, ClipPredictor, load
 from chiasm.train.config import DataConfig
 
 
@@ -25,6 +25,7 @@ def evaluate(
     beams: int = 4,
     length_penalty: float = 1.0,
     templates: tuple[str, ...] = (),
+    negatives: str | None = None,
     image_column: str | None = None,
     text_column: str | None = None,
     difficulty: Literal["lesson", "easy", "hard"] = "easy",
@@ -36,9 +37,9 @@ def evaluate(
 
     A captioner: exact match, BLEU, ROUGE-L, CIDEr-D, loss, and its rise with wrong pictures. A Clip: retrieval both
     ways and, where pictures have labels, prompt classification, and a linear probe of the vectors if some of them are
-    in a train split. A language model: perplexity. Prints a table with 95 % intervals; OUT gets evaluation.json,
-    evaluation.md, as JSON lines what the model said of every picture, drawings, and scores by label where there are
-    some.
+    in a train split. A classifier: accuracy, by kind of question too, and its fall with wrong pictures. A language
+    model: perplexity. Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md, as JSON lines what
+    the model said of every picture, drawings, and scores by label where there are some.
 
     Args:
         run: the folder of a run or a bundle
@@ -50,6 +51,7 @@ def evaluate(
         length_penalty: beam scores are divided by length to this power
         templates: prompts with {} for a label, whose vectors are averaged, as "a photo of a {}"; the label alone where
             none is given
+        negatives: where wrong captions for matching come from, as for `chiasm train` (those of its training)
         image_column: the column that holds the pictures or their paths, where guessing fails
         text_column: the column that holds the captions, where guessing fails
         difficulty: of the built-in shapes
@@ -58,8 +60,14 @@ def evaluate(
         max_broken_share: stop where a greater share of the pictures cannot be read
     """
     shapes = configs.from_dict(ShapesConfig, {"difficulty": difficulty, "samples": samples, "seed": seed})
-    source = DataConfig(path=data, image_column=image_column, text_column=text_column, shapes=shapes).open()
     predictor = load(run)
+    task = predictor.bundle.task
+    if negatives is not None:
+        if task is None or task.name != "match":
+            raise UserError("Only matching has --negatives", "Leave the option away.")
+        task = configs.merge(task, {"negatives": negatives})
+    columns = {"image_column": image_column, "text_column": text_column}
+    source = DataConfig(path=data, **columns, shapes=shapes, task=task).open()
     splits = split or source.test_splits or list(source.splits)
     config = configs.from_dict(GenerateConfig, {"mode": mode, "beams": beams, "length_penalty": length_penalty})
     prompts = templates or ("{}",)
@@ -72,6 +80,8 @@ def evaluate(
         write_results(results, out, told)
         if isinstance(predictor, CaptionPredictor):
             draw_captions(predictor, source, results, out)
+        elif isinstance(predictor, ClassifierPredictor):
+            draw_answers(predictor, source, results, out)
         elif isinstance(predictor, ClipPredictor):
             draw_clip(predictor, source, results, out)
         print(f"\nresults    {out / 'evaluation.json'}\ntold       {out / told}")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from chiasm.data.matching import YES
 from chiasm.data.transforms import NO_PICTURES, normalize
 from chiasm.errors import UserError
 from chiasm.models import Classifier
@@ -16,8 +17,6 @@ from chiasm.predict.base import Pixels, Predictor
 from chiasm.types import Batch, Picture
 
 ROWS = 128
-MATCH = "yes"
-"""The class of pictures and captions that belong together."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,15 @@ class ClassifierPredictor(Predictor):
         """Whether texts matter to it."""
         return self.bundle.tokenizer is not None
 
-    def answer(self, pictures: Sequence[Picture | str], questions: Sequence[str]) -> list[list[Answer]]:
-        """For each picture and its question all answers that the model knows, the likeliest first."""
+    def answer(self, picture: Picture | str, questions: Sequence[str]) -> list[list[Answer]]:
+        """For each question about one picture all answers that the model knows, the likeliest first."""
         self.check_task("answer")
-        return self.classify(pictures, questions)
+        return self.ranked(self.about(self.read([picture])[0], questions))
 
-    def match(self, pictures: Sequence[Picture | str], captions: Sequence[str]) -> Float[np.ndarray, " b"]:
-        """For each picture and its caption the probability that they belong together."""
+    def match(self, picture: Picture | str, captions: Sequence[str]) -> Float[np.ndarray, " captions"]:
+        """For each caption the probability that it is the picture's; several may be."""
         self.check_task("match")
-        return self.probabilities(self.read(pictures), captions)[:, self.classes.index(MATCH)]
+        return self.about(self.read([picture])[0], captions)[:, self.classes.index(YES)]
 
     def classify(self, pictures: Sequence[Picture | str], texts: Sequence[str] | None = None) -> list[list[Answer]]:
         """For each picture (and text, where the model reads one) all classes, the likeliest first.
@@ -78,6 +77,10 @@ class ClassifierPredictor(Predictor):
             rows = slice(start, start + ROWS)
             found.append(self.probabilities_of(self._batch(pixels[rows], None if texts is None else texts[rows])))
         return np.concatenate(found) if found else np.empty((0, len(self.classes)))
+
+    def about(self, pixel: UInt8[np.ndarray, "height width 3"], texts: Sequence[str]) -> Float[np.ndarray, "t classes"]:
+        """The same for one picture, with each of some texts."""
+        return self.probabilities(np.repeat(pixel[None], len(texts), axis=0), texts)
 
     @torch.no_grad()
     def probabilities_of(self, batch: Batch) -> Float[np.ndarray, "b classes"]:
@@ -119,4 +122,4 @@ class ClassifierPredictor(Predictor):
         )
 
 
-__all__ = ["MATCH", "Answer", "ClassifierPredictor"]
+__all__ = ["Answer", "ClassifierPredictor"]

@@ -21,11 +21,10 @@ class ClassificationTask(Task):
 
     title = "Classifier"
     explained = (
-        "accuracy: share of examples whose answer is right; baseline: that of the commonest training answer to the "
-        "same words, without the picture. shuffled_drop: by how much the accuracy falls when every picture is exchanged "
-        "for another; near 0, the picture is ignored. log_loss in nats; calibration_error: by how much probabilities "
-        "miss the share of right answers. unknown_labels: share of examples whose label was never trained on, which "
-        "count as wrong."
+        "accuracy: share of examples whose answer is right. baseline: that of the commonest training answer to the "
+        "same words, without the picture. shuffled_drop: by how much accuracy falls when pictures are exchanged; near "
+        "0, the picture is ignored. log_loss: in nats. calibration_error: by how much probabilities miss the share of "
+        "right answers. unknown_labels: share of examples whose label was never trained on, which count as wrong."
     )
 
     def __init__(self, config: RunConfig):
