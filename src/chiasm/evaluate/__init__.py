@@ -10,16 +10,18 @@ from chiasm.data.source import Source
 from chiasm.evaluate.captioner import Told, evaluate_captioner
 from chiasm.evaluate.classifier import Answered, evaluate_classifier
 from chiasm.evaluate.clip import Found, calibrate, evaluate_clip
+from chiasm.evaluate.coca import Said, draw_coca, evaluate_coca
 from chiasm.evaluate.common import Estimate, SplitScores, scores_table, write_results
 from chiasm.evaluate.drawings import draw_answers, draw_calibration, draw_captions, draw_clip
 from chiasm.evaluate.lm import Read, evaluate_lm
 from chiasm.evaluate.things import things
 from chiasm.generate import GenerateConfig
-from chiasm.predict import CaptionPredictor, ClassifierPredictor, ClipPredictor, LanguagePredictor
+from chiasm.predict import CaptionPredictor, ClassifierPredictor, ClipPredictor, CocaPredictor, LanguagePredictor
 
 TOLD = {
     CaptionPredictor: "captions.jsonl",
     ClipPredictor: "retrieval.jsonl",
+    CocaPredictor: "told.jsonl",
     ClassifierPredictor: "answers.jsonl",
     LanguagePredictor: "texts.jsonl",
 }
@@ -27,7 +29,7 @@ TOLD = {
 
 
 def evaluate(
-    predictor: CaptionPredictor | ClipPredictor | ClassifierPredictor | LanguagePredictor,
+    predictor: CaptionPredictor | ClipPredictor | CocaPredictor | ClassifierPredictor | LanguagePredictor,
     source: Source,
     splits: Sequence[str],
     generate: GenerateConfig | None = None,
@@ -39,13 +41,17 @@ def evaluate(
 
     `generate` is how captions are written (greedily unless said), `templates` make a dual encoder's prompts of labels.
     """
+    how = generate or GenerateConfig()
     match predictor:
         case CaptionPredictor():
-            how = generate or GenerateConfig()
             return evaluate_captioner(predictor, source, splits, how, max_broken_share=max_broken_share)
         case ClipPredictor():
             return evaluate_clip(
                 predictor, source, splits, templates=templates, probe=True, max_broken_share=max_broken_share
+            )
+        case CocaPredictor():
+            return evaluate_coca(
+                predictor, source, splits, how, templates=templates, probe=True, max_broken_share=max_broken_share
             )
         case ClassifierPredictor():
             return evaluate_classifier(predictor, source, splits, max_broken_share=max_broken_share)
@@ -61,6 +67,7 @@ __all__ = [
     "Estimate",
     "Found",
     "Read",
+    "Said",
     "SplitScores",
     "Told",
     "calibrate",
@@ -68,10 +75,12 @@ __all__ = [
     "draw_calibration",
     "draw_captions",
     "draw_clip",
+    "draw_coca",
     "evaluate",
     "evaluate_captioner",
     "evaluate_classifier",
     "evaluate_clip",
+    "evaluate_coca",
     "evaluate_lm",
     "scores_table",
     "things",

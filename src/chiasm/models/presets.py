@@ -11,6 +11,7 @@ from chiasm.models.autoencoder import PerceiverAutoencoderConfig
 from chiasm.models.captioner import CaptionerConfig
 from chiasm.models.classifier import FusionClassifierConfig, PictureClassifierConfig
 from chiasm.models.clip import ClipConfig
+from chiasm.models.coca import CocaConfig
 from chiasm.models.fusion import CrossConfig, EarlyConfig, FusionConfig, LateConfig, PerceiverFusionConfig
 from chiasm.models.inputs import Inputs, MelInput, PictureInput, TextInput
 from chiasm.models.language import DecoderConfig, TextConfig, TextRules
@@ -81,6 +82,33 @@ LMS: dict[str, Callable[[], LanguageConfig]] = {"tiny": lm_tiny, "small": lm_sma
 def lm_preset(name: str) -> LanguageConfig:
     """The language model of that name; UserError names the others."""
     return _preset(LMS, name, "lm")
+
+
+def coca_tiny() -> CocaConfig:
+    """About 1 M parameters at 32 px, to try things out."""
+    return CocaConfig(
+        vision=VitConfig(size=(32, 32), patch_pixels=8, width=128, depth=2, heads=4, stem="conv"),
+        latents=16,
+        decoder=DecoderConfig(width=128, depth=3, unimodal_depth=2, heads=4),
+        embed_dim=128,
+    )
+
+
+def coca_small() -> CocaConfig:
+    """About 6 M parameters at 64 px, with a convolutional stem: for hundreds to tens of thousands of pictures."""
+    return CocaConfig(
+        vision=VitConfig(size=(64, 64), patch_pixels=8, width=192, depth=4, heads=4, stem="conv"),
+        latents=32,
+        decoder=DecoderConfig(width=192, depth=4, unimodal_depth=2, heads=4),
+    )
+
+
+COCAS: dict[str, Callable[[], CocaConfig]] = {"tiny": coca_tiny, "small": coca_small}
+
+
+def coca_preset(name: str) -> CocaConfig:
+    """The CoCa of that name; UserError names the others."""
+    return _preset(COCAS, name, "CoCa")
 
 
 def clip_lesson() -> ClipConfig:

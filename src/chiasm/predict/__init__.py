@@ -7,15 +7,18 @@ from pathlib import Path
 from typing_extensions import assert_never
 
 from chiasm.bundle import Bundle
-from chiasm.models import Captioner, Classifier, Clip, LanguageModel
+from chiasm.models import Captioner, Classifier, Clip, Coca, LanguageModel
 from chiasm.predict.base import Pixels, Predictor
 from chiasm.predict.captioner import Caption, CaptionPredictor
 from chiasm.predict.classifier import Answer, ClassifierPredictor
 from chiasm.predict.clip import ClipPredictor, Guess
+from chiasm.predict.coca import CocaPredictor
 from chiasm.predict.lm import LanguagePredictor
 
 
-def load(folder: str | Path) -> CaptionPredictor | ClipPredictor | ClassifierPredictor | LanguagePredictor:
+def load(
+    folder: str | Path,
+) -> CaptionPredictor | ClipPredictor | CocaPredictor | ClassifierPredictor | LanguagePredictor:
     """The trained model in a run's or a bundle's folder, ready to be asked; UserError where there is none."""
     bundle = Bundle.load(folder)
     match bundle.model:
@@ -23,6 +26,8 @@ def load(folder: str | Path) -> CaptionPredictor | ClipPredictor | ClassifierPre
             return CaptionPredictor(bundle)
         case Clip():
             return ClipPredictor(bundle)
+        case Coca():
+            return CocaPredictor(bundle)
         case LanguageModel():
             return LanguagePredictor(bundle)
         case Classifier():
@@ -37,6 +42,7 @@ __all__ = [
     "CaptionPredictor",
     "ClassifierPredictor",
     "ClipPredictor",
+    "CocaPredictor",
     "Guess",
     "LanguagePredictor",
     "Pixels",

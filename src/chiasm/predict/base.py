@@ -22,12 +22,14 @@ Pixels = UInt8[np.ndarray, "b height width 3"]
 class Predictor:
     """A trained model that can be asked; it holds no state between calls. Each kind of model has its own."""
 
-    model_class: ClassVar[type]
+    model_class: ClassVar[type | tuple[type, ...]]
 
     def __init__(self, bundle: Bundle):
         if not isinstance(bundle.model, self.model_class):
+            wanted = self.model_class if isinstance(self.model_class, tuple) else (self.model_class,)
             raise UserError(
-                f"The model is a {type(bundle.model).__name__}, and a {self.model_class.__name__} is needed here",
+                f"The model is a {type(bundle.model).__name__}, and a {' or '.join(kind.__name__ for kind in wanted)} "
+                "is needed here",
                 "A captioner writes captions; a Clip classifies by your labels, embeds and searches; a classifier "
                 "answers, matches, or tells the classes that it was trained on.",
             )

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from chiasm.data.transforms import normalize
 from chiasm.generate import GenerateConfig, Written, generate, stream
-from chiasm.models import Captioner
+from chiasm.models import Captioner, Coca
 from chiasm.predict.base import Pixels, Predictor
 from chiasm.text import Tokenizer
 from chiasm.types import Picture
@@ -39,8 +39,8 @@ class Caption:
 class CaptionPredictor(Predictor):
     """A trained captioner that can be asked."""
 
-    model_class = Captioner
-    model: Captioner
+    model_class = Captioner, Coca
+    model: Captioner | Coca
 
     @overload
     def caption(self, pictures: Picture | str, **settings: Any) -> Caption: ...

@@ -15,7 +15,7 @@ from chiasm.config import fingerprint
 from chiasm.data.transforms import normalize
 from chiasm.errors import UserError
 from chiasm.metrics.calibration import Calibration
-from chiasm.models import Clip
+from chiasm.models import Clip, Coca
 from chiasm.models.clip import unit
 from chiasm.predict.base import Pixels, Predictor
 from chiasm.progress import track
@@ -41,8 +41,8 @@ class Guess:
 class ClipPredictor(Predictor):
     """A trained dual encoder that can be asked; vectors are of unit length."""
 
-    model_class = Clip
-    model: Clip
+    model_class = Clip, Coca
+    model: Clip | Coca
 
     @property
     def calibration(self) -> Calibration | None:

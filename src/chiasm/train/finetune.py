@@ -11,6 +11,7 @@ from typing_extensions import assert_never
 from chiasm.models import (
     Captioner,
     Clip,
+    Coca,
     Flamingo,
     FusionClassifier,
     LanguageModel,
@@ -92,7 +93,7 @@ def towers(model: Model) -> tuple[nn.Module, ...]:
     match model:
         case Clip():
             return model.vision, model.text
-        case Captioner() | Flamingo():
+        case Captioner() | Coca() | Flamingo():
             return model.vision, model.decoder
         case LanguageModel():
             return (model.decoder,)

@@ -30,6 +30,7 @@ from chiasm.evaluate import SplitScores
 from chiasm.models import (
     CaptionerConfig,
     ClipConfig,
+    CocaConfig,
     FusionClassifierConfig,
     LanguageConfig,
     PerceiverClassifierConfig,
@@ -42,6 +43,7 @@ from chiasm.text import Tokenizer
 from chiasm.train.callbacks import Advise, Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
 from chiasm.train.captioning import CaptioningTask
 from chiasm.train.classifying import ClassificationTask
+from chiasm.train.coca import CocaTask
 from chiasm.train.config import RunConfig
 from chiasm.train.contrastive import ContrastiveTask
 from chiasm.train.engine import Engine
@@ -217,6 +219,8 @@ def task_of(config: RunConfig) -> Task:
             return CaptioningTask(config.train)
         case ClipConfig():
             return ContrastiveTask()
+        case CocaConfig():
+            return CocaTask(config.train)
         case FusionClassifierConfig() | PictureClassifierConfig() | PerceiverClassifierConfig():
             return ClassificationTask(config)
         case LanguageConfig():
