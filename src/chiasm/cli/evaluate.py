@@ -66,8 +66,7 @@ def evaluate(
         if task is None or task.name != "match":
             raise UserError("Only matching has --negatives", "Leave the option away.")
         task = configs.merge(task, {"negatives": negatives})
-    columns = {"image_column": image_column, "text_column": text_column}
-    source = DataConfig(path=data, **columns, shapes=shapes, task=task).open()
+    source = DataConfig(path=data, image_column=image_column, text_column=text_column, shapes=shapes, task=task).open()
     splits = split or source.test_splits or list(source.splits)
     config = configs.from_dict(GenerateConfig, {"mode": mode, "beams": beams, "length_penalty": length_penalty})
     prompts = templates or ("{}",)

@@ -83,11 +83,12 @@ def _evaluate_split(predictor: ClassifierPredictor, source: Source, split: str, 
     exchanged = _exchanged(seen) if predictor.sees_pictures else None
     if exchanged is not None:
         values["shuffled_drop"] = right - ask(exchanged)[1].scores["top_1"].per_item
-    scores = _means(values, groups) | _log_loss(own, truths, groups) | _by_kind(asked, right, groups)
+    kinds = _by_kind(asked, right, groups)
+    scores = _means(values, groups) | _log_loss(own, truths, groups) | kinds
     scores["accuracy_per_class"] = _estimate(found.scores["mean_per_class"])
     scores["calibration_error"] = _estimate(calibration_error(own.max(1), right, groups))
     told = [_told(predictor, example, row) for example, row in zip(asked, own, strict=True)]
-    columns = tuple(name for name in COLUMNS if name in scores)
+    columns = tuple(name for name in (*COLUMNS, *kinds) if name in scores)
     return SplitScores(split, len(seen), scores, columns, told, pictures.broken, _label_scores(found, truths, names))
 
 
