@@ -61,6 +61,8 @@ class Batch:
     sounds: Float[Tensor, "b samples"] | None = None
     sound_keep: Bool[Tensor, "b samples"] | None = None
     """False at padding."""
+    image_keep: Bool[Tensor, " b"] | None = None
+    """False for rows without a picture, whose `images` are zeros; None where every row has one."""
     media: Float[Tensor, "b t frames c rows columns"] | None = None
     """The pictures of interleaved texts, in the order of their `<image>` in `ids`, where `keep` is False too; no
     `images` then."""

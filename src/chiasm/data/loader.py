@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from chiasm.data.cache import Pictures
-from chiasm.data.transforms import AugmentConfig, PreprocessConfig, augment, standardize, unit_images
+from chiasm.data.sound import Sounds
+from chiasm.data.transforms import NO_PICTURES, AugmentConfig, PreprocessConfig, augment, standardize, unit_images
 from chiasm.errors import UserError
 from chiasm.progress import counting
 from chiasm.text import Tokenizer
@@ -46,10 +47,14 @@ class Loader:
         truncate: bool = False,
         workers: int = 0,
         classes: Sequence[str] = (),
+        sounds: Sounds | None = None,
+        partial: bool = False,
     ):
-        """Tokenise all texts once; UserError for an example without text, or a text longer than `context` ids.
+        """Tokenise all texts once; UserError for a text longer than `context` ids, or an example that lacks something.
 
-        Without a tokenizer texts are empty. Labels are places in `classes`, where there are any.
+        Without a tokenizer texts are empty. Labels are places in `classes`, where there are any. With `partial` an
+        example may lack its picture, text or sound, and nothing of that is kept in its row; sounds may always be
+        lacking. Rows whose picture or sound is broken are left out.
 
         With `truncate` longer texts lose their end instead. `workers` processes make the batches of `stream`; with 0
         it is a thread, which is quicker unless pictures are read for every batch.
@@ -64,14 +69,16 @@ class Loader:
         self.batch_size = batch_size
         self.seed = seed
         self.workers = workers
-        chosen = [examples[int(row)] for row in pictures.good]
+        self.sounds = sounds
+        self.rows = np.setdiff1d(pictures.good, [broken.row for broken in sounds.broken] if sounds else [])
+        chosen = [examples[int(row)] for row in self.rows]
         self.keys = [example.key for example in chosen]
         self._images = _numbered((bool(example.group), example.group or example.key) for example in chosen)
-        texts = [example.texts if tokenizer else ("",) for example in chosen]
+        self._shown = pictures.places[self.rows] >= 0
+        texts = [(example.texts or (None,)) if tokenizer else (None,) for example in chosen]
+        if not partial:
+            self._check_whole(texts if tokenizer else [])
         self._counts = np.array([len(own) for own in texts])
-        if not self._counts.all():
-            key = self.keys[int(self._counts.argmin())]
-            raise UserError(f"The picture {key} has no text", "Give it one, or leave it out.")
         self._starts = np.cumsum(self._counts) - self._counts
         self._texts = _numbered(text for own in texts for text in own)
         self._tokens = _Tokens(chosen, tokenizer, context, truncate) if tokenizer else None
@@ -79,8 +86,15 @@ class Loader:
         self._labels = np.array([places.get(example.label, -1) for example in chosen]) if classes else None
         self._order: tuple[int, np.ndarray] = -1, self._starts
 
+    def _check_whole(self, texts: Sequence[tuple[str | None, ...]]) -> None:
+        bare = next((key for key, own in zip(self.keys, texts, strict=False) if own == (None,)), None)
+        if bare is not None:
+            raise UserError(f"The picture {bare} has no text", "Give it one, or leave it out.")
+        if self.preprocess.size != NO_PICTURES and not self._shown.all():
+            raise UserError(f"{self.keys[int(self._shown.argmin())]} has no picture", "Give it one, or leave it out.")
+
     def __len__(self) -> int:
-        """How many good pictures there are."""
+        """How many good examples there are."""
         return len(self.keys)
 
     @property
@@ -130,13 +144,19 @@ class Loader:
         return np.random.default_rng((self.seed, purpose, index))
 
     def _made(self, rows: np.ndarray, picks: np.ndarray, generator: torch.Generator | None) -> Batch:
-        images = unit_images(self.pictures.pixels_of(self.pictures.good[rows]))
+        images = unit_images(self.pictures.pixels_of(self.rows[rows]))
         if self.augment and generator and images.numel():
             images = augment(images, self.augment, generator)
         texts = self._texts[self._starts[rows] + picks]
         ids, keep = self._tokens.padded(texts) if self._tokens else _no_tokens(len(rows))
+        images, shown = standardize(images, self.preprocess), torch.from_numpy(self._shown[rows])
+        is_whole = bool(shown.all()) or not images.numel()
+        sounds, sound_keep = self.sounds.of(self.rows[rows]) if self.sounds else (None, None)
         return Batch(
-            images=standardize(images, self.preprocess),
+            images=images if is_whole else images * shown[:, None, None, None],
+            image_keep=None if is_whole else shown,
+            sounds=sounds,
+            sound_keep=sound_keep,
             labels=None if self._labels is None else torch.from_numpy(self._labels[rows]),
             ids=ids,
             keep=keep,
@@ -147,10 +167,14 @@ class Loader:
 
 
 class _Tokens:
-    """The ids of every distinct text, laid end to end in the order in which the texts first occur."""
+    """The ids of every distinct text, laid end to end in the order in which the texts first occur.
+
+    The lack of a text counts as one that has no ids.
+    """
 
     def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, context: int, truncate: bool):
-        texts = list(dict.fromkeys(text for example in examples for text in example.texts))
+        numbered = list(dict.fromkeys(text for example in examples for text in example.texts or (None,)))
+        texts = [text for text in numbered if text is not None]
         self.pad = tokenizer.pad
         parts: list[np.ndarray] = []
         lengths: list[int] = []
@@ -164,13 +188,15 @@ class _Tokens:
                 parts.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
                 lengths += map(len, rows)
                 advance(len(chunk))
-        self.ids = np.concatenate(parts)
+        if len(texts) < len(numbered):
+            lengths.insert(numbered.index(None), 0)
+        self.ids = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
         self.ends = np.cumsum(lengths)
 
     def padded(self, texts: np.ndarray) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
         """Ids of the texts and which of them are real, padded to the longest of these."""
         starts, ends = np.where(texts > 0, self.ends[texts - 1], 0), self.ends[texts]
-        places = starts[:, None] + np.arange((ends - starts).max())
+        places = starts[:, None] + np.arange(max(1, *(ends - starts)))
         keep = places < ends[:, None]
         ids = np.full(keep.shape, self.pad, dtype=np.int64)
         ids[keep] = self.ids[places[keep]]
