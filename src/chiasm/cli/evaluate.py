@@ -8,10 +8,10 @@ from typing import Literal
 from chiasm import config as configs
 from chiasm.data.shapes import ShapesConfig
 from chiasm.errors import UserError
-from chiasm.evaluate import TOLD, draw_answers, draw_captions, draw_clip, scores_table, write_results
+from chiasm.evaluate import TOLD, draw_answers, draw_captions, draw_clip, draw_coca, scores_table, write_results
 from chiasm.evaluate import evaluate as score
 from chiasm.generate import GenerateConfig
-from chiasm.predict import CaptionPredictor, ClassifierPredictor, ClipPredictor, load
+from chiasm.predict import CaptionPredictor, ClassifierPredictor, ClipPredictor, CocaPredictor, load
 from chiasm.train.config import DataConfig
 
 
@@ -37,9 +37,9 @@ def evaluate(
 
     A captioner: exact match, BLEU, ROUGE-L, CIDEr-D, loss, and its rise with wrong pictures. A Clip: retrieval both
     ways and, where pictures have labels, prompt classification, and a linear probe of the vectors if some of them are
-    in a train split. A classifier: accuracy, by kind of question too, and its fall with wrong pictures. A language
-    model: perplexity. Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md, as JSON lines what
-    the model said of every picture, drawings, and scores by label where there are some.
+    in a train split. A CoCa: both. A classifier: accuracy, by kind of question too, and its fall with wrong pictures. A
+    language model: perplexity. Prints a table with 95 % intervals; OUT gets evaluation.json, evaluation.md, as JSON
+    lines what the model said of every picture, drawings, and scores by label where there are some.
 
     Args:
         run: the folder of a run or a bundle
@@ -83,5 +83,7 @@ def evaluate(
             draw_answers(predictor, source, results, out)
         elif isinstance(predictor, ClipPredictor):
             draw_clip(predictor, source, results, out)
+        elif isinstance(predictor, CocaPredictor):
+            draw_coca(predictor, source, results, out)
         print(f"\nresults    {out / 'evaluation.json'}\ntold       {out / told}")
     return 0

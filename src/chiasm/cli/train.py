@@ -16,20 +16,21 @@ from chiasm.errors import UserError
 from chiasm.models.captioner import CaptionerConfig, CaptionerFusion, with_fusion
 from chiasm.models.classifier import FusionClassifierConfig
 from chiasm.models.clip import ClipConfig
+from chiasm.models.coca import CocaConfig
 from chiasm.models.lm import LanguageConfig
-from chiasm.models.presets import captioner_preset, clip_preset, fusion_preset, lm_preset, vit_preset
+from chiasm.models.presets import captioner_preset, clip_preset, coca_preset, fusion_preset, lm_preset, vit_preset
 from chiasm.train.config import DataConfig, RunConfig, TokenizerConfig
 from chiasm.train.finetune import Tune
 
 DRAWN = "gallery-*.png", "retrieval-*.png", "confusion-*.png", "calibration.png"
 """Pictures that a run leaves, but for the curves."""
 
-TOLD = "captions.jsonl", "retrieval.jsonl", "answers.jsonl", "texts.jsonl"
+TOLD = "captions.jsonl", "retrieval.jsonl", "told.jsonl", "answers.jsonl", "texts.jsonl"
 """What a model said of every example."""
 
 
 def train(
-    model: Literal["captioner", "clip", "fusion", "vit", "lm"],
+    model: Literal["captioner", "clip", "coca", "fusion", "vit", "lm"],
     data: str = "",
     *,
     out: Path,
@@ -59,10 +60,10 @@ def train(
     """Train a model on pictures with texts.
 
     captioner: a picture encoder and a causal decoder, which writes captions. clip: a picture and a text encoder that
-    meet in one space, for search and classification. fusion: a classifier of pictures with texts, which answers
-    questions, says whether a caption belongs to a picture, or tells classes. vit: a classifier of pictures. lm: the
-    decoder alone, on texts without pictures. The folder OUT then holds bundle/ (the model), metrics.csv, curves.png,
-    evaluation.json, card.md, and what the model said of every test picture.
+    meet in one space, for search and classification. coca: both in one model. fusion: a classifier of pictures with
+    texts, which answers questions, says whether a caption belongs to a picture, or tells classes. vit: a classifier of
+    pictures. lm: the decoder alone, on texts without pictures. The folder OUT then holds bundle/ (the model),
+    metrics.csv, curves.png, evaluation.json, card.md, and what the model said of every test picture.
 
     Args:
         model: what to train
@@ -70,7 +71,8 @@ def train(
             for an lm also a .txt file or a folder of them, a text per line
         out: the run's folder
         preset: sizes to start from: tiny, small or base of a captioner or lm; lesson, tiny, small, vit-b-32, vit-b-16
-            or vit-l-14 of a clip; tiny or small of a fusion; tiny, small, vit-s-16, vit-b-16 or vit-l-16 of a vit
+            or vit-l-14 of a clip; tiny or small of a coca or fusion; tiny, small, vit-s-16, vit-b-16 or vit-l-16 of a
+            vit
         fusion: how a captioner reads pictures: cross (cross-attention, the preset's), early (the picture's tokens in
             front of the words), late (one token in front of them) or perceiver (cross-attention to latents); and where
             a fusion joins picture and text: cross (each reads the other in between), early (one sequence from the
@@ -149,6 +151,7 @@ def start_settings(
     presets = {
         "captioner": captioner_preset,
         "clip": clip_preset,
+        "coca": coca_preset,
         "fusion": lambda name: fusion_preset(name, fusion or "cross"),
         "vit": vit_preset,
         "lm": lm_preset,
@@ -156,7 +159,7 @@ def start_settings(
     settings = RunConfig(data=DataConfig(path=""), model=presets[model](preset))
     if model == "vit":
         settings = replace(settings, data=replace(settings.data, task=TaskConfig(name="label")))
-    if model in ("clip", "fusion"):
+    if model in ("clip", "coca", "fusion"):
         words = TokenizerConfig(units="bpe", vocab_size=4096)  # people search with words that no caption had
         settings = replace(settings, tokenizer=words)
     if source is None and vision is None and text is None:
@@ -196,22 +199,23 @@ def asked(settings: RunConfig, task: str | None, negatives: str | None, inputs: 
 def _where_to_look(settings: RunConfig, out: Path) -> str:
     """The files of a finished run that people want to see, and what to type next."""
     run = shlex.quote(str(out))
-    if isinstance(settings.model, ClipConfig):
+    following = []
+    if isinstance(settings.model, (CaptionerConfig, CocaConfig)):
+        following += [
+            f"chiasm caption {run} PICTURE --attention where.png",
+            f"chiasm caption {run} FOLDER --mode beam --json",
+        ]
+    if isinstance(settings.model, (ClipConfig, CocaConfig)):
         index = shlex.quote(f"{out}.lance")
-        following = [
+        following += [
             f'chiasm classify {run} PICTURE --labels "a dog" "a cat"',
             f"chiasm index {run} {shlex.quote(settings.data.path)} --out {index}",
             f'chiasm search {index} "a dog" --grid hits.png',
         ]
-    elif settings.data.task is not None:
-        following = [_ask(run, settings)]
+    if settings.data.task is not None:
+        following += [_ask(run, settings)]
     elif isinstance(settings.model, LanguageConfig):
-        following = [f'chiasm write {run} "how it begins" --mode sample --texts 5']
-    else:
-        following = [
-            f"chiasm caption {run} PICTURE --attention where.png",
-            f"chiasm caption {run} FOLDER --mode beam --json",
-        ]
+        following += [f'chiasm write {run} "how it begins" --mode sample --texts 5']
     following.append(f"chiasm evaluate {run} DATA")
     lines = [
         ("model", str(out / "bundle")),
