@@ -39,6 +39,8 @@ class Example:
     label: str = ""
     tags: tuple[str, ...] = ()
     sound: Sound | None = None
+    given: bool = False
+    """In a sequence of examples: its text is shown, and not to be predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)

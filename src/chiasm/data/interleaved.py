@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from chiasm.data.loader import ORDER, Loader, ahead
@@ -135,6 +136,7 @@ class InterleavedLoader:
         self.pad = tokenizer.pad
         chosen = [examples[int(row)] for row in loader.pictures.good]
         self.shown = np.array([example.image is not None for example in chosen])
+        self.given = np.array([example.given for example in chosen])
         lengths = _lengths(chosen, tokenizer)
         if grouped:
             self.packed, self.groups = 0, _groups(chosen)
@@ -199,32 +201,41 @@ class InterleavedLoader:
 
     def _made(self, sequences: Sequence[np.ndarray], step: int | None = None) -> Batch:
         rows = np.concatenate(sequences)
-        return interleave(
-            self.loader.of(rows, step), [len(s) for s in sequences], self.shown[rows], mark=self.mark, pad=self.pad
-        )
+        flat, sizes = self.loader.of(rows, step), [len(sequence) for sequence in sequences]
+        return interleave(flat, sizes, self.shown[rows], self.given[rows], mark=self.mark, pad=self.pad)
 
 
-def interleave(flat: Batch, sizes: Sequence[int], shown: Bool[np.ndarray, " n"], *, mark: int, pad: int) -> Batch:
-    """Sequences of so many rows of a batch each; of rows that are not `shown` there is the text alone."""
-    texts, bos = zip(flat.ids.tolist(), flat.keep.sum(1).tolist(), strict=True), int(flat.ids[0, 0])
-    rows: list[list[int]] = []
-    places = iter(shown.tolist())
+def interleave(
+    flat: Batch,
+    sizes: Sequence[int],
+    shown: Bool[np.ndarray, " n"],
+    given: Bool[np.ndarray, " n"],
+    *,
+    mark: int,
+    pad: int,
+) -> Batch:
+    """Sequences of so many rows of a batch each, of those that are not `shown` the text alone.
+
+    `keep` is True at what is to be predicted: not at `<image>`, nor at texts that are `given`.
+    """
+    rows = zip(flat.ids.tolist(), flat.keep.sum(1).tolist(), shown.tolist(), given.tolist(), strict=True)
+    ids, keep = [], []
     for size in sizes:
-        ids = [bos]
-        for text, length in islice(texts, size):
-            ids += [mark] if next(places) else []
-            ids += text[1:length] if length > 2 else []  # a text of no words has no end either
-        rows.append(ids)
-    longest, bounds = max(map(len, rows)), np.cumsum([0, *sizes])
-    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-    real = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
-    parts = [flat.images[a:b][torch.from_numpy(shown[a:b])] for a, b in pairwise(bounds)]
-    names = torch.arange(len(rows))
+        own, wanted = [int(flat.ids[0, 0])], [True]
+        for text, length, has_picture, known in islice(rows, size):
+            said = text[1:length] if length > 2 else []  # a text of no words has no end either
+            own += [mark] * has_picture + said
+            wanted += [False] * has_picture + [not known] * len(said)
+        ids.append(torch.tensor(own))
+        keep.append(torch.tensor(wanted))
+    bounds = np.cumsum([0, *sizes])
+    pictures = [flat.images[a:b][torch.from_numpy(shown[a:b])] for a, b in pairwise(bounds)]
+    names = torch.arange(len(sizes))
     return Batch(
-        images=flat.images.new_empty(len(rows), flat.images.shape[1], 0, 0),
-        media=torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)[:, :, None],
-        ids=ids,
-        keep=real & (ids != mark),
+        images=flat.images.new_empty(len(sizes), flat.images.shape[1], 0, 0),
+        media=pad_sequence(pictures, batch_first=True)[:, :, None],
+        ids=pad_sequence(ids, batch_first=True, padding_value=pad),
+        keep=pad_sequence(keep, batch_first=True, padding_value=False),
         image_ids=names,
         text_ids=names,
         keys=tuple(flat.keys[start] for start in bounds[:-1]),

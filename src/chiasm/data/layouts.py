@@ -12,7 +12,9 @@ from chiasm.data.annotations import read_annotations
 from chiasm.data.arrow import read_hub, read_parquet
 from chiasm.data.columns import Wanted
 from chiasm.data.emoji import emoji_source
+from chiasm.data.episodes import EpisodesConfig, episodes_source
 from chiasm.data.folders import LAYOUTS
+from chiasm.data.interleaved import interleaved_source, is_interleaved
 from chiasm.data.questions import questions_source
 from chiasm.data.rows import Reading, assemble
 from chiasm.data.shapes import ShapesConfig, shapes_source
@@ -22,7 +24,7 @@ from chiasm.data.tars import read_tars
 from chiasm.data.texts import text_files, texts_source
 from chiasm.errors import UserError
 
-BUILT_IN = ("shapes", "emoji")
+BUILT_IN = ("shapes", "emoji", "episodes")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 FILES: dict[str, Callable[[Path, Wanted], Reading]] = {
@@ -43,8 +45,9 @@ def open_source(
     picture_folder: Path | None = None,
     partial: bool = False,
     shapes: ShapesConfig | None = None,
+    episodes: EpisodesConfig | None = None,
 ) -> Source:
-    """The data set at a path, of a built-in name ("shapes", "emoji"), or on the Hugging Face Hub ("owner/name").
+    """The data set at a path, of a built-in name (shapes, emoji, episodes), or on the Hugging Face Hub ("owner/name").
 
     A path is a folder, a file, or a pattern of tar or Parquet files ("x-{0000..0003}.tar"); `Source.understood` says
     what was recognised. Columns are guessed from their names unless named; files that a table names are looked for in
@@ -62,9 +65,13 @@ def open_source(
     wanted = Wanted(**named, picture_folder=picture_folder, partial=partial)
     if text == "emoji":
         return emoji_source()
+    if text == "episodes":
+        return episodes_source(episodes or EpisodesConfig())
     if text == "shapes":
         shapes = shapes or ShapesConfig()
         return questions_source(shapes) if shapes.questions_per_picture else shapes_source(shapes)
+    if is_interleaved(Path(path)):
+        return interleaved_source(Path(path))
     files = text_files(Path(path)) if image_column is None else []
     if files:
         return texts_source(text, files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from chiasm.data.episodes import EpisodesConfig
 from chiasm.data.layouts import open_source
 from chiasm.data.shapes import ShapesConfig
 from chiasm.data.source import Source
@@ -28,6 +29,10 @@ class DataConfig:
     text_column: str | None = None
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
     """For the built-in `shapes` only."""
+    episodes: EpisodesConfig = field(default_factory=EpisodesConfig)
+    """For the built-in `episodes` only."""
+    pictures_per_sequence: int | None = None
+    """How many captioned pictures a Flamingo reads by turns; None: as many as its context surely holds, up to five."""
     max_broken_share: float = 0.05
     """Stop where more pictures than this cannot be read."""
     truncate: bool = False
@@ -40,7 +45,13 @@ class DataConfig:
         shapes, asked = self.shapes, self.task is not None and self.task.name == "answer"
         if asked and not shapes.questions_per_picture:
             shapes = replace(shapes, questions_per_picture=QUESTIONS)
-        source = open_source(self.path, image_column=self.image_column, text_column=self.text_column, shapes=shapes)
+        source = open_source(
+            self.path,
+            image_column=self.image_column,
+            text_column=self.text_column,
+            shapes=shapes,
+            episodes=self.episodes,
+        )
         return source if self.task is None else prepared(source, self.task)
 
 
