@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from chiasm.data.findings import Broken, Findings, Place, Spread
-from chiasm.data.picture import BrokenPicture, picture_of, read_picture
+from chiasm.data.picture import BrokenPicture, read_picture
 from chiasm.data.source import Source
 from chiasm.progress import track
 from chiasm.types import Example, Picture
@@ -48,11 +48,13 @@ def inspect_source(source: Source, *, tokenizer_context: int | None = None) -> F
     with ThreadPoolExecutor() as pool:
         examined = pool.map(lambda row: _examine(source.examples[row]), [row for _, row in wanted])
         parts = list(track(examined, "reading pictures", total=len(wanted)))
-    examples, looks = [example for example, _ in parts], [look for _, look in parts]
-    places = [
-        Place(split=name, key=example.key, group=example.group)
-        for (name, _), example in zip(wanted, examples, strict=True)
-    ]
+    examples = [example for example, _ in parts]
+    pictures = {
+        Place(split=name, key=_picture_key(example), group=example.group): look
+        for (name, _), (example, look) in zip(wanted, parts, strict=True)
+        if look is not None
+    }
+    places, looks = list(pictures), list(pictures.values())
     sound = [look for look in looks if not look.broken]
     words = Counter(len(WORD.findall(text)) for example in examples for text in example.texts)
     room = None if tokenizer_context is None else tokenizer_context - MARKS_AROUND
@@ -60,7 +62,7 @@ def inspect_source(source: Source, *, tokenizer_context: int | None = None) -> F
         name=source.name,
         understood=source.understood,
         fingerprint=source.fingerprint,
-        pictures={name: len(rows) for name, rows in source.splits.items()},
+        pictures={name: sum(place.split == name for place in places) for name in source.splits},
         unused_pictures=len(source.examples) - len({row for _, row in wanted}),
         formats=_common(look.format for look in sound),
         modes=_common(look.mode for look in sound),
@@ -82,13 +84,19 @@ def inspect_source(source: Source, *, tokenizer_context: int | None = None) -> F
     )
 
 
-def _examine(example: Example) -> tuple[Example, _Look]:
-    """The example without its picture, which need not stay in memory, and what the picture is."""
-    about = Example(image=Path(), texts=example.texts, key=example.key, group=example.group)
+def _picture_key(example: Example) -> str:
+    """The key of the picture: of several questions about one, that of their group."""
+    return example.group if example.key.startswith(f"{example.group}#") else example.key
+
+
+def _examine(example: Example) -> tuple[Example, _Look | None]:
+    """The example without its picture, which need not stay in memory, and what the picture is; None without one."""
+    about = Example(image=None, texts=example.texts, key=example.key, group=example.group)
+    if example.image is None:
+        return about, None
     try:
-        picture = picture_of(example)
-        rgb = read_picture(picture)
-        kind, mode, width, height = _header(picture)
+        rgb = read_picture(example.image)
+        kind, mode, width, height = _header(example.image)
     except BrokenPicture as error:
         return about, _Look(broken=error.reason)
     pixels = hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).digest()
