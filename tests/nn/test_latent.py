@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from chiasm.nn import LatentReader
+from chiasm.nn import CrossRead, LatentReader, latent
 from chiasm.types import Encoded
 
 
@@ -56,3 +56,26 @@ def test_queries_and_context_are_normalised():
     reader, tokens = make(), torch.randn(2, 7, 6)
     first, second = reader(Encoded(tokens=tokens)), reader(Encoded(tokens=100 * tokens + 7))
     torch.testing.assert_close(first.tokens, second.tokens, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_long_context_is_read_as_a_short_one(monkeypatch, masked):
+    torch.manual_seed(0)
+    read = CrossRead(8, 2, context_width=6, key_width=4, value_width=12).double()
+    torch.nn.init.normal_(read.norm_context.weight)
+    torch.nn.init.normal_(read.norm_context.bias)
+    queries, tokens = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(2, 70, 6, dtype=torch.float64)
+    keep = torch.rand(2, 70) < 0.5 if masked else None
+    if keep is not None:
+        keep[1] = False
+    results = []
+    for long in (1, 1000):
+        monkeypatch.setattr(latent, "LONG", long)
+        read.zero_grad()
+        inputs = queries.clone().requires_grad_(), tokens.clone().requires_grad_()
+        out = read(inputs[0], Encoded(tokens=inputs[1], keep=keep))
+        out.square().sum().backward()
+        grads = {name: p.grad.clone() for name, p in read.named_parameters()}
+        results.append([out, inputs[0].grad, inputs[1].grad, *grads.values()])
+    for streamed, whole in zip(*results, strict=True):
+        torch.testing.assert_close(streamed, whole, rtol=1e-9, atol=1e-11)

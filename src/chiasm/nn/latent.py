@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from chiasm.nn.attention import Attention
 from chiasm.nn.block import Activation, Block, FeedForward
+from chiasm.nn.stream import stream_attention
 from chiasm.types import Encoded
 
 
@@ -46,8 +48,11 @@ class CrossRead(nn.Module):
 
     def forward(self, queries: Float[Tensor, "b m d"], context: Encoded) -> Float[Tensor, "b m d"]:
         """What each query makes of the context; masked tokens of the context leave no trace."""
-        keys = self.attend.project(self.norm_context(context.tokens))
-        read = self.attend(self.norm_queries(queries), keys, keep=context.keep)
+        if _is_long(context.tokens) and isinstance(self.norm_context, nn.LayerNorm):
+            read = self._stream(self.norm_queries(queries), context, self.norm_context)
+        else:
+            keys = self.attend.project(self.norm_context(context.tokens))
+            read = self.attend(self.norm_queries(queries), keys, keep=context.keep)
         x = queries + read if self.residual else read
         return x + self.mlp(self.norm_mlp(x))
 
@@ -55,6 +60,27 @@ class CrossRead(nn.Module):
         """The attention map that `forward` applies, for callers who want to see it."""
         keys = self.attend.project(self.norm_context(context.tokens))
         return self.attend.weights(self.norm_queries(queries), keys, keep=context.keep)
+
+    def _stream(self, queries: Float[Tensor, "b m d"], context: Encoded, norm: nn.LayerNorm) -> Float[Tensor, "b m d"]:
+        """The same without ever holding all keys and values; the norm's gain and bias move into the projection.
+
+        Its bias adds the same to every score of a query, which leaves no trace, and to what is read.
+        """
+        attend, weight = self.attend, self.attend.key_value.weight
+        asked = attend.query(queries).unflatten(-1, (attend.heads, -1)).transpose(1, 2)
+        read = stream_attention(asked, context.tokens, weight * norm.weight, norm.eps, context.keep)
+        read = read.transpose(1, 2).flatten(2) + F.linear(norm.bias, weight[attend.key_width :])
+        if context.keep is not None:
+            read = read.masked_fill(~context.keep.any(1)[:, None, None], 0.0)
+        return attend.out(read)
+
+
+LONG = 2048
+"""From so many tokens on a CPU reads faster in chunks; GPUs have a kernel of their own."""
+
+
+def _is_long(tokens: Float[Tensor, "b n c"]) -> bool:
+    return tokens.device.type == "cpu" and tokens.shape[1] >= LONG
 
 
 class LatentReader(nn.Module):
