@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from chiasm.cli.train import apply_settings, read_settings, start_settings
+from chiasm.cli.settings import apply_settings, read_settings, start_settings
 from chiasm.config import merge
 from chiasm.cost import model_cost
 from chiasm.errors import UserError

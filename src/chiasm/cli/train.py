@@ -7,19 +7,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from chiasm import config as configs
-from chiasm.data.task import TaskConfig
+from chiasm.cli.settings import apply_settings, asked, fused, given, read_settings, start_settings
 from chiasm.data.transforms import augment_for
 from chiasm.errors import UserError
-from chiasm.models.captioner import CaptionerConfig, CaptionerFusion, with_fusion
-from chiasm.models.classifier import FusionClassifierConfig
+from chiasm.models.captioner import CaptionerConfig, CaptionerFusion
 from chiasm.models.clip import ClipConfig
 from chiasm.models.coca import CocaConfig
 from chiasm.models.lm import LanguageConfig
-from chiasm.models.presets import captioner_preset, clip_preset, coca_preset, fusion_preset, lm_preset, vit_preset
-from chiasm.train.config import DataConfig, RunConfig, TokenizerConfig
+from chiasm.train.config import RunConfig
 from chiasm.train.finetune import Tune
 
 DRAWN = "gallery-*.png", "retrieval-*.png", "confusion-*.png", "calibration.png"
@@ -119,7 +117,7 @@ def train(
                 "shapes": {"difficulty": difficulty, "samples": samples},
             },
         }
-        settings = configs.merge(settings, _given(named))
+        settings = configs.merge(settings, given(named))
         if epochs is not None and minutes is None:  # what is asked for here is meant, not the file's time
             settings = replace(settings, train=replace(settings.train, minutes=None))
         if augment is not None:
@@ -137,63 +135,6 @@ def train(
     print((out / "card.md").read_text(encoding="utf-8"))
     print(_where_to_look(settings, out))
     return 0
-
-
-def start_settings(
-    model: str,
-    preset: str,
-    source: str | None = None,
-    vision: str | None = None,
-    text: str | None = None,
-    fusion: CaptionerFusion | None = None,
-) -> RunConfig:
-    """A run's settings before anything else is said: the preset's sizes, what suits the kind of model, and weights."""
-    presets = {
-        "captioner": captioner_preset,
-        "clip": clip_preset,
-        "coca": coca_preset,
-        "fusion": lambda name: fusion_preset(name, fusion or "cross"),
-        "vit": vit_preset,
-        "lm": lm_preset,
-    }
-    settings = RunConfig(data=DataConfig(path=""), model=presets[model](preset))
-    if model == "vit":
-        settings = replace(settings, data=replace(settings.data, task=TaskConfig(name="label")))
-    if model in ("clip", "coca", "fusion"):
-        words = TokenizerConfig(units="bpe", vocab_size=4096)  # people search with words that no caption had
-        settings = replace(settings, tokenizer=words)
-    if source is None and vision is None and text is None:
-        return settings
-    from chiasm.train.start import started_from, with_brought
-
-    if source is not None and (vision is not None or text is not None):
-        raise UserError("--from brings its own encoders", "Leave out --vision and --text, or --from.")
-    return started_from(settings, source) if source is not None else with_brought(settings, vision, text)
-
-
-def fused(settings: RunConfig, fusion: CaptionerFusion | None) -> RunConfig:
-    """The settings with the fusion that was asked for, at the same depth; UserError where there is nothing to fuse."""
-    if fusion is None or isinstance(settings.model, FusionClassifierConfig):  # whose depths go by its fusion
-        return settings
-    if not isinstance(settings.model, CaptionerConfig):
-        raise UserError("Only a captioner or a fusion has a --fusion", "chiasm train captioner ... --fusion early")
-    try:
-        return replace(settings, model=with_fusion(settings.model, fusion))
-    except ValueError as error:
-        raise UserError(f"--fusion {fusion}: {error}", "Start from a captioner with cross.") from error
-
-
-def asked(settings: RunConfig, task: str | None, negatives: str | None, inputs: str | None) -> RunConfig:
-    """The settings with what a classifier is asked and sees; UserError for a model that has no such choice."""
-    if isinstance(settings.model, FusionClassifierConfig):
-        if task is None and settings.data.task is None:
-            raise UserError("A fusion needs a task", "Say what is asked: --task match, answer or label.")
-        changes = {"task": _given({"name": task, "negatives": negatives}) or None}
-        return configs.merge(settings, _given({"data": changes, "model": {"inputs": inputs}}))
-    for option, value in (("task", task), ("negatives", negatives), ("inputs", inputs)):
-        if value is not None:
-            raise UserError(f"Only a fusion has --{option}", f"chiasm train fusion ... --{option} {value}")
-    return settings
 
 
 def _where_to_look(settings: RunConfig, out: Path) -> str:
@@ -237,43 +178,6 @@ def _ask(run: str, settings: RunConfig) -> str:
         "answer": f'chiasm answer {run} PICTURE "a question?"',
         "label": f"chiasm classify {run} PICTURE{text}",
     }[settings.data.task.name]
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings without those that nobody gave."""
-    nested = {name: _given(value) if isinstance(value, dict) else value for name, value in values.items()}
-    return {name: value for name, value in nested.items() if value is not None}
-
-
-def apply_settings(settings: RunConfig, changes: Sequence[str]) -> RunConfig:
-    """The settings with those of `--set` in place of their own."""
-    pairs = {}
-    for change in changes:
-        path, equals, value = change.partition("=")
-        if not equals:
-            raise UserError(
-                f"--set {change!r} has no value", "Write it as PATH=VALUE, for example train.batch_size=64."
-            )
-        pairs[path] = value
-    settings = configs.override(settings, pairs)
-    return replace(settings, preprocess=replace(settings.preprocess, size=settings.model.size))
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """The settings in a YAML file (JSON is YAML too)."""
-    import yaml
-
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}", "Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not YAML: {error}", "Mend the line that it names.") from error
-    if not isinstance(data, dict):
-        raise UserError(
-            f"{file} holds no settings", "It must be nested as a run's config.json, e.g. train: {epochs: 5}."
-        )
-    return data
 
 
 def _again(model: str, out: Path, track: Sequence[str]) -> str:
