@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chiasm.generate import GenerateConfig, generate, stream
-from chiasm.models.flamingo import Flamingo, FlamingoConfig, Prompted, latest_picture
+from chiasm.models.flamingo import Flamingo, FlamingoConfig, FewShot, latest_picture
 from chiasm.models.language import CausalDecoder, DecoderConfig, TextRules
 from chiasm.models.vision import VitConfig
 
@@ -111,7 +111,7 @@ def test_words_before_the_first_picture_get_exactly_zero_in_every_mode(media, id
     start = ids[:1, :7]
     model.train().read(media[:1], start)
     model.eval().read(media[:1], start)
-    draft = model.start_prompted(media[:1], start[:, :0], beams=1)
+    draft = model.start_prompted(model.encode(media[:1]), start[:, :0], beams=1)
     model.extend(start[:, :2], draft), model.extend(start[:, 2:3], draft), model.extend(start[:, 3:], draft)
     whole, steps = added[:4], added[4:]
     assert all((a[0, :3] == 0).all() and (a[0, 3:] > 0).all() for a in whole)
@@ -130,7 +130,7 @@ def test_no_pictures_at_all(media):
 def test_cached_equals_uncached_for_every_chunking(chunks, media, ids):
     model = lively()
     expected = model.head(model.read(media, ids))
-    draft = model.start_prompted(media, ids[:, :0], beams=1)
+    draft = model.start_prompted(model.encode(media), ids[:, :0], beams=1)
     parts = [model.extend(part, draft) for part in ids.split(chunks, 1)]
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-4, atol=1e-5)
 
@@ -177,7 +177,7 @@ def test_gates_get_a_gradient_at_step_0_and_are_told(media, ids):
 
 
 def prompted(model, media, ids):
-    return Prompted(model, media, ids[:, 1:9])
+    return FewShot(model, model.encode(media), ids[:, 1:9])
 
 
 def naive_greedy(model, media, prompt, longest):
@@ -202,7 +202,7 @@ def test_greedy_writing_equals_reading_everything_anew(media, ids):
 
 def test_without_shots_a_text_follows_its_picture(media):
     model, images = lively(), media[:, 0, 0]
-    shown = Prompted(model, media[:, :1], torch.full((2, 1), MARK))
+    shown = FewShot(model, model.encode(media[:, :1]), torch.full((2, 1), MARK))
     for config in (GenerateConfig(), GenerateConfig(mode="beam", beams=3), GenerateConfig(mode="sample", captions=2)):
         plain, told = (generate(writer, images, config) for writer in (model, shown))
         assert [[w.ids for w in texts] for texts in plain] == [[w.ids for w in texts] for texts in told]
@@ -246,11 +246,11 @@ def test_two_generations_on_one_model_do_not_see_each_others_pictures(media, ids
 
 def test_a_prompt_leaves_room_to_write(media):
     model = lively()
-    writer = Prompted(model, media, torch.full((2, 20), 3))
+    writer = FewShot(model, model.encode(media), torch.full((2, 20), 3))
     texts = generate(writer, media[:, 0, 0], GenerateConfig(min_tokens=4))
     assert [len(t[0].ids) for t in texts] == [2, 2]  # 24 places: BOS, the prompt, two words, and room for EOT
     with pytest.raises(ValueError, match="a prompt of 22 tokens leaves no room in a context of 24"):
-        Prompted(model, media, torch.full((2, 22), 3))
+        FewShot(model, model.encode(media), torch.full((2, 22), 3))
 
 
 @pytest.mark.parametrize("name", ["latents", "resampler_depth", "every", "frames"])

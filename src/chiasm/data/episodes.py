@@ -61,9 +61,9 @@ def episodes_source(config: EpisodesConfig) -> Source:
         for number in range(int(share * config.episodes)):
             named = split == "train" and rng.random() < config.named_share
             shots, shown = _colours(rng, split, named)
-            said = dict(zip(range(len(COLOURS)), rng.choice(known, len(COLOURS), replace=False).tolist(), strict=True))
-            texts = [f"{list(COLOURS)[c]} one" if named else said[c] for c in shown.tolist()]
-            rows = [int(rng.choice(bank[c])) for c in shown.tolist()]
+            said = rng.permutation(len(known))[: len(COLOURS)]
+            texts = [f"{list(COLOURS)[c]} one" if named else known[said[c]] for c in shown.tolist()]
+            rows = [bank[c][rng.integers(len(bank[c]))] for c in shown.tolist()]
             group = f"{split}-{number}"
             examples += [
                 Example(image=drawn.pixels[row], texts=(text,), key=f"{group}#{n}", group=group, given=n < shots)

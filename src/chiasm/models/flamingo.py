@@ -176,15 +176,13 @@ class Flamingo(nn.Module, Writer):
     def start(self, images: Float[Tensor, "b c height width"], beams: int = 1) -> MediaDraft:
         """Each text follows its picture, and nothing else is shown: no shots."""
         mark = torch.full((len(images), 1), self.config.mark, device=images.device)
-        return self.start_prompted(images[:, None, None], mark, beams)
+        return self.start_prompted(self.encode(images[:, None, None]), mark, beams)
 
-    def start_prompted(
-        self, media: Float[Tensor, "b t f c height width"], prompt: Int[Tensor, "b p"], beams: int
-    ) -> MediaDraft:
-        """Each text follows its prompt, in which `<image>` stands for its pictures one after the other."""
+    def start_prompted(self, latents: Float[Tensor, "b t m d"], prompt: Int[Tensor, "b p"], beams: int) -> MediaDraft:
+        """Each text follows its prompt, in which `<image>` stands for its pictures, encoded, one after the other."""
         rows = prompt.repeat_interleave(beams, 0)
         return MediaDraft(
-            media=self._project(self.encode(media)),
+            media=self._project(latents),
             prompt=rows,
             beams=beams,
             caches=[KeyValueCache() for _ in self.decoder.blocks],
@@ -202,6 +200,11 @@ class Flamingo(nn.Module, Writer):
         x = self._embed(ids, draft.length)
         draft.length, draft.seen = draft.length + ids.shape[1], seen[:, -1]
         return self.head(self._blocks(x, seen, draft.media, draft.caches))
+
+    @property
+    def looks(self) -> bool:
+        """Nothing is to be seen of where it looked: latents are no places."""
+        return False
 
     @property
     def gates(self) -> dict[str, float]:
@@ -244,13 +247,13 @@ def latest_picture(seen: Int[Tensor, "r l"], pictures: int, latents: int) -> Boo
     return seen[..., None] == numbers
 
 
-class Prompted(Writer):
+class FewShot(Writer):
     """A Flamingo and what it is shown before it writes: the pictures and the texts of one call, and of no other."""
 
-    def __init__(self, model: Flamingo, media: Float[Tensor, "b t f c height width"], prompt: Int[Tensor, "b p"]):
+    def __init__(self, model: Flamingo, latents: Float[Tensor, "b t m d"], prompt: Int[Tensor, "b p"]):
         """ValueError where the prompt, which does not hold BOS, leaves no room for a token and EOT."""
         self.model = model
-        self.media = media
+        self.latents = latents
         self.prompt = prompt
         context = model.config.rules.context
         room = context - prompt.shape[1]
@@ -265,7 +268,7 @@ class Prompted(Writer):
 
     def start(self, images: Float[Tensor, "b c height width"], beams: int = 1) -> MediaDraft:
         """A draft for each row of the prompt, whose pictures are known: `images` says how many and no more."""
-        return self.model.start_prompted(self.media, self.prompt, beams)
+        return self.model.start_prompted(self.latents, self.prompt, beams)
 
     def step(self, ids: Int[Tensor, " r"], draft: MediaDraft) -> Float[Tensor, "r v"]:
         """Append one token to every row; returns the next token's logits."""
