@@ -147,7 +147,7 @@ def _existence(facts: _Facts) -> list[np.ndarray]:
     """Every pair, in every picture; above all those that are absent though their colour and their shape are there."""
     there = _counts(facts.pair, len(PAIRS)) > 0
     colours, shapes = (_counts(f, len(t)) > 0 for f, t in ((facts.colour, COLOURS), (facts.shape, SHAPES)))
-    near = (0.1 + colours[:, :, None]) * (0.1 + shapes[:, None, :])
+    near = (0.01 + colours[:, :, None]) * (0.01 + shapes[:, None, :])
     picture, text = np.indices(there.shape).reshape(2, -1)
     return [picture, text, np.where(there, YES, NO).ravel(), np.where(there, 1, near.reshape(there.shape)).ravel()]
 
