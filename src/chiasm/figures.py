@@ -32,6 +32,20 @@ def curves_figure(rows: Sequence[dict[str, Any]], path: Path, unit: str = "loss,
     _save(figure, path)
 
 
+def gates_figure(rows: Sequence[dict[str, Any]], gates: Sequence[str], path: Path) -> None:
+    """The tanh of each gate of a Flamingo against steps."""
+    figure, axes = _subplots(1, 1, (6.0, 3.6))
+    for name in gates:
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        if points:
+            style = "--" if name.endswith("mlp") else "-"
+            axes[0, 0].plot(*zip(*points, strict=True), style, label=name.removeprefix("gate_").replace("_", " "))
+    axes[0, 0].set(xlabel="step", ylabel="tanh of the gate")
+    if axes[0, 0].lines:
+        axes[0, 0].legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
 def attention_figure(
     picture: Pixels, words: Sequence[str], maps: Float[np.ndarray, "l rows columns"], path: Path
 ) -> None:

@@ -13,23 +13,37 @@ from chiasm.evaluate.clip import Found, calibrate, evaluate_clip
 from chiasm.evaluate.coca import Said, draw_coca, evaluate_coca
 from chiasm.evaluate.common import Estimate, SplitScores, scores_table, write_results
 from chiasm.evaluate.drawings import draw_answers, draw_calibration, draw_captions, draw_clip
+from chiasm.evaluate.flamingo import Shown, evaluate_flamingo
 from chiasm.evaluate.lm import Read, evaluate_lm
 from chiasm.evaluate.things import things
 from chiasm.generate import GenerateConfig
-from chiasm.predict import CaptionPredictor, ClassifierPredictor, ClipPredictor, CocaPredictor, LanguagePredictor
+from chiasm.predict import (
+    CaptionPredictor,
+    ClassifierPredictor,
+    ClipPredictor,
+    CocaPredictor,
+    FlamingoPredictor,
+    LanguagePredictor,
+)
 
 TOLD = {
     CaptionPredictor: "captions.jsonl",
     ClipPredictor: "retrieval.jsonl",
     CocaPredictor: "told.jsonl",
     ClassifierPredictor: "answers.jsonl",
+    FlamingoPredictor: "shots.jsonl",
     LanguagePredictor: "texts.jsonl",
 }
 """The file of what each kind of model said of every picture."""
 
 
 def evaluate(
-    predictor: CaptionPredictor | ClipPredictor | CocaPredictor | ClassifierPredictor | LanguagePredictor,
+    predictor: CaptionPredictor
+    | ClipPredictor
+    | CocaPredictor
+    | ClassifierPredictor
+    | FlamingoPredictor
+    | LanguagePredictor,
     source: Source,
     splits: Sequence[str],
     generate: GenerateConfig | None = None,
@@ -55,6 +69,8 @@ def evaluate(
             )
         case ClassifierPredictor():
             return evaluate_classifier(predictor, source, splits, max_broken_share=max_broken_share)
+        case FlamingoPredictor():
+            return evaluate_flamingo(predictor, source, splits, how, max_broken_share=max_broken_share)
         case LanguagePredictor():
             return evaluate_lm(predictor, source, splits)
         case _:
@@ -68,6 +84,7 @@ __all__ = [
     "Found",
     "Read",
     "Said",
+    "Shown",
     "SplitScores",
     "Told",
     "calibrate",
@@ -81,6 +98,7 @@ __all__ = [
     "evaluate_classifier",
     "evaluate_clip",
     "evaluate_coca",
+    "evaluate_flamingo",
     "evaluate_lm",
     "scores_table",
     "things",

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing_extensions import assert_never
 
 from chiasm.bundle import Bundle
-from chiasm.models import Captioner, Classifier, Clip, Coca, LanguageModel
+from chiasm.models import Captioner, Classifier, Clip, Coca, Flamingo, LanguageModel
 from chiasm.predict.base import Pixels, Predictor
 from chiasm.predict.captioner import Caption, CaptionPredictor
 from chiasm.predict.classifier import Answer, ClassifierPredictor
 from chiasm.predict.clip import ClipPredictor, Guess
 from chiasm.predict.coca import CocaPredictor
+from chiasm.predict.flamingo import FlamingoPredictor, Shot, read_shots
 from chiasm.predict.lm import LanguagePredictor
 
 
 def load(
     folder: str | Path,
-) -> CaptionPredictor | ClipPredictor | CocaPredictor | ClassifierPredictor | LanguagePredictor:
+) -> CaptionPredictor | ClipPredictor | CocaPredictor | ClassifierPredictor | FlamingoPredictor | LanguagePredictor:
     """The trained model in a run's or a bundle's folder, ready to be asked; UserError where there is none."""
     bundle = Bundle.load(folder)
     match bundle.model:
@@ -28,6 +29,8 @@ def load(
             return ClipPredictor(bundle)
         case Coca():
             return CocaPredictor(bundle)
+        case Flamingo():
+            return FlamingoPredictor(bundle)
         case LanguageModel():
             return LanguagePredictor(bundle)
         case Classifier():
@@ -43,9 +46,12 @@ __all__ = [
     "ClassifierPredictor",
     "ClipPredictor",
     "CocaPredictor",
+    "FlamingoPredictor",
     "Guess",
     "LanguagePredictor",
     "Pixels",
     "Predictor",
+    "Shot",
     "load",
+    "read_shots",
 ]

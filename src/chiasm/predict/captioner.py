@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from chiasm.data.transforms import normalize
 from chiasm.generate import GenerateConfig, Written, generate, stream
-from chiasm.models import Captioner, Coca
+from chiasm.models import Captioner, Coca, Flamingo
 from chiasm.predict.base import Pixels, Predictor
 from chiasm.text import Tokenizer
 from chiasm.types import Picture
@@ -39,8 +39,8 @@ class Caption:
 class CaptionPredictor(Predictor):
     """A trained captioner that can be asked."""
 
-    model_class = Captioner, Coca
-    model: Captioner | Coca
+    model_class = Captioner, Coca, Flamingo
+    model: Captioner | Coca | Flamingo
 
     @overload
     def caption(self, pictures: Picture | str, **settings: Any) -> Caption: ...
@@ -87,6 +87,8 @@ class CaptionPredictor(Predictor):
     def attention(self, pixels: Pixels, caption: Caption) -> Float[np.ndarray, "l rows columns"]:
         """Where the decoder looked in one picture before it wrote each of the caption's tokens (shares that sum to 1
         over the grid, or to less: see `Captioner.attention_maps`); ValueError where `looks` is False."""
+        if isinstance(self.model, Flamingo):
+            raise ValueError("a Flamingo looks at latents, which are no places of the picture")
         ids = torch.tensor([[self.model.rules.bos, *caption.ids]])[:, : len(caption.tokens)]
         return self.model.attention_maps(normalize(pixels, self.bundle.preprocess), ids)[0].numpy()
 

@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.loader import Loader
 from chiasm.objectives import Objective
 from chiasm.progress import progress_bar
@@ -28,7 +29,13 @@ FAIR_STEPS = 50
 class Validate(Callback):
     """Score the averaged weights on the validation split every so many steps and after the last; keep the best."""
 
-    def __init__(self, loader: Loader | None, every_steps: int, save: Callable[[], None], patience: int | None):
+    def __init__(
+        self,
+        loader: Loader | InterleavedLoader | None,
+        every_steps: int,
+        save: Callable[[], None],
+        patience: int | None,
+    ):
         self.loader = loader
         self.every_steps = every_steps
         self.save = save
@@ -63,7 +70,7 @@ class Validate(Callback):
 
 
 @torch.no_grad()
-def validation_loss(model: Any, objective: Objective, loader: Loader, rows: int = 256) -> float:
+def validation_loss(model: Any, objective: Objective, loader: Loader | InterleavedLoader, rows: int = 256) -> float:
     """Mean over a whole split of the loss that the objective validates by, in nats."""
     sums = [objective.validate(model, batch) for batch in loader.in_order(rows)]
     return sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))

@@ -22,6 +22,7 @@ from chiasm import config as configs
 from chiasm.bundle import Bundle, fill, own_tensors
 from chiasm.cost import measure_step_seconds
 from chiasm.data.cache import Pictures, check_broken, prepare_pictures, write_quarantine
+from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.loader import Loader
 from chiasm.data.source import class_names
 from chiasm.data.texts import in_contexts
@@ -31,6 +32,7 @@ from chiasm.models import (
     CaptionerConfig,
     ClipConfig,
     CocaConfig,
+    FlamingoConfig,
     FusionClassifierConfig,
     LanguageConfig,
     PerceiverClassifierConfig,
@@ -48,8 +50,10 @@ from chiasm.train.config import RunConfig
 from chiasm.train.contrastive import ContrastiveTask
 from chiasm.train.engine import Engine
 from chiasm.train.finetune import tune_only
+from chiasm.train.flamingo import FlamingoTask
 from chiasm.train.language import LanguageTask
 from chiasm.train.outcome import describe_outcome
+from chiasm.train.parts import load_parts, parts_tokenizer
 from chiasm.train.start import brought_tokenizer, load_start
 from chiasm.train.task import Task
 
@@ -124,7 +128,9 @@ class Run:
         path = self.folder / "checkpoints" / "tokenizer.json"
         if resume:
             return Tokenizer.load(path)
-        tokenizer = start.tokenizer if start is not None else brought_tokenizer(config.model)
+        tokenizer = (
+            start.tokenizer if start is not None else brought_tokenizer(config.model) or parts_tokenizer(config.model)
+        )
         if tokenizer is None:
             tokenizer = self._new_tokenizer(config)
         tokenizer.save(path)
@@ -140,6 +146,7 @@ class Run:
         """The weights that a new model does not start without: of a trained one, or of encoders brought in."""
         if start is None:
             load_sources(self.model)
+            load_parts(self.model)
         else:
             fill(self.model, own_tensors(start.model), Path(str(self.config.start)))
 
@@ -166,11 +173,11 @@ class Run:
         check_broken(list(pictures.values()), self.source.name, self.config.data.max_broken_share)
         return pictures
 
-    def _loader(self, split: str) -> Loader | None:
+    def _loader(self, split: str) -> Loader | InterleavedLoader | None:
         pictures, train = self.pictures.get(split), self.config.train
         if pictures is None or not len(pictures.good):
             return None
-        return Loader(
+        loader = Loader(
             self.source.split(split),
             pictures,
             self.tokenizer,
@@ -183,6 +190,7 @@ class Run:
             truncate=self.config.data.truncate,
             workers=train.workers,
         )
+        return self.task.batches(self, loader, split)
 
     def _settle(self) -> None:
         """Fix precision and number of steps, by a measurement of two seconds where they are left open."""
@@ -223,6 +231,8 @@ def task_of(config: RunConfig) -> Task:
             return CocaTask(config.train)
         case FusionClassifierConfig() | PictureClassifierConfig() | PerceiverClassifierConfig():
             return ClassificationTask(config)
+        case FlamingoConfig():
+            return FlamingoTask(config)
         case LanguageConfig():
             return LanguageTask(config.train)
         case _:

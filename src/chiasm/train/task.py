@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from chiasm.bundle import Bundle
+from chiasm.data.interleaved import InterleavedLoader
+from chiasm.data.loader import Loader
 from chiasm.evaluate import SplitScores
 from chiasm.objectives import Objective
 
@@ -26,6 +28,10 @@ class Task(ABC):
 
     def start(self, run: Run) -> None:  # noqa: B027 - most models owe it nothing
         """Set what a fresh model's weights owe to the run; UserError where its settings do not fit the model."""
+
+    def batches(self, run: Run, loader: Loader, split: str) -> Loader | InterleavedLoader:
+        """What is trained on and validated by, made of the batches of a split's examples."""
+        return loader
 
     @abstractmethod
     def samples(self, run: Run) -> list[dict[str, str]]:
