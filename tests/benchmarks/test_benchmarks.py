@@ -66,3 +66,15 @@ def test_pooling(results):
         ("captioner", "none"), ("captioner", "cls"), ("clip", "mean"), ("clip", "cls"), ("clip", "attention")
     ]  # fmt: skip
     assert all(len(row["seeds"]) == 1 for row in rows)
+
+
+@pytest.mark.slow
+def test_perceiver(results):
+    rows = results("perceiver.py")
+    sides = [(row["what"], row["side"]) for row in rows[:4]]
+    assert sides == [(f"encoder, {p}", side) for p in ("fp32", "bf16") for side in ("transformers", "chiasm")]
+    assert rows[0]["apart"] < 1e-4 and rows[2]["apart"] < 0.1
+    assert {(row["side"], row["tokens"]) for row in rows[4:]} == {
+        (side, tokens) for side in ("perceiver", "transformer") for tokens in (64, 128)
+    }
+    assert all(row["ms"] > 0 for row in rows)

@@ -64,19 +64,22 @@ def perceiver_config(config: dict[str, Any], size: tuple[int, int]) -> Config:
 
 def perceiver_rules(config: Config) -> list[Rule]:
     """Each tensor of a published Perceiver, and ours."""
-    order = _order(config)
-    shared = [
-        same("encoder.latents", "perceiver.embeddings.latents"),
-        *_look("encoder.reads.0", "perceiver.encoder.cross_attention", order),
-        *(
-            rule
-            for i in range(config.latents.depth)
-            for rule in _block(f"encoder.stages.0.{i}", f"perceiver.encoder.self_attends.{i}")
-        ),
-    ]
+    shared = encoder_rules(config.latents.depth, "encoder.", "perceiver.", _order(config))
     if isinstance(config, PerceiverMlmConfig):
         return shared + _text_rules()
     return shared + _picture_rules(config.inputs.picture) + _class_rules()
+
+
+def encoder_rules(depth: int, ours: str, theirs: str, order: Tensor | None = None) -> list[Rule]:
+    """Each tensor of latents, their look and their blocks; both sides' names behind a prefix.
+
+    `order` says where our channels of a token stand among theirs.
+    """
+    return [
+        same(f"{ours}latents", f"{theirs}embeddings.latents"),
+        *_look(f"{ours}reads.0", f"{theirs}encoder.cross_attention", order),
+        *(rule for i in range(depth) for rule in _block(f"{ours}stages.0.{i}", f"{theirs}encoder.self_attends.{i}")),
+    ]
 
 
 def read_perceiver(
@@ -266,4 +269,4 @@ def _vocabulary() -> dict[str, int]:
     return {token: i for i, token in enumerate(SPECIALS)} | ids
 
 
-__all__ = ["byte_tokenizer", "perceiver_config", "perceiver_rules", "read_perceiver"]
+__all__ = ["byte_tokenizer", "encoder_rules", "perceiver_config", "perceiver_rules", "read_perceiver"]
