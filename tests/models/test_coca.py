@@ -5,11 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from chiasm.bundle import Bundle
+from chiasm.cost import model_cost
+from chiasm.data.transforms import PreprocessConfig
 from chiasm.generate import GenerateConfig, generate
 from chiasm.models import Coca, CocaConfig
 from chiasm.models.language import DecoderConfig, TextRules
 from chiasm.models.vision import ConvConfig, VitConfig
 from chiasm.objectives import Captioning, Contrastive, ContrastiveCaptioning
+from chiasm.text import Tokenizer
+from chiasm.train.finetune import tune_only
 from chiasm.types import Batch
 
 LENGTHS = [7, 4, 3, 5]
@@ -140,7 +145,8 @@ def test_every_parameter_gets_a_gradient_and_each_loss_reaches_what_it_should(mo
     caption = reached(ContrastiveCaptioning(contrastive_weight=0.0))
     second_half = {n for n in names if n.startswith(("decoder.blocks.2", "decoder.blocks.3", "decoder.norm"))}
     assert contrast == names - second_half
-    assert names - caption == {n for n in names if n.startswith(("image_pool", "project_", "norm_image", "norm_text", "cls", "log_scale"))}  # fmt: skip
+    of_vectors = ("image_pool", "project_", "norm_image", "norm_text", "cls", "log_scale")
+    assert names - caption == {name for name in names if name.startswith(of_vectors)}
 
 
 @pytest.mark.parametrize("parts", [2, 3])
@@ -204,6 +210,31 @@ def test_evaluation_is_deterministic_and_bf16_stays_near(make_coca, images):
     with torch.autocast("cpu", torch.bfloat16):
         rough = ContrastiveCaptioning()(model, batch)["loss"]
     assert rough.dtype == torch.float32 and rough.item() == pytest.approx(exact.item(), rel=0.05, abs=0.1)
+
+
+def test_a_bundle_brings_back_the_model_to_the_bit(make_coca, images, tmp_path):
+    tokenizer = Tokenizer.train(["one red dog and two blue cats"])
+    model = make_coca(VISIONS["vit"], vocabulary=tokenizer.vocab_size)
+    Bundle(model=model, tokenizer=tokenizer, preprocess=PreprocessConfig(size=(16, 24))).save(tmp_path / "bundle")
+    loaded = Bundle.load(tmp_path).model
+    assert loaded.config == model.config and not loaded.training
+    assert loaded.decoder.head.weight is loaded.decoder.embed.tokens.weight
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_what_costs_is_counted():
+    cost = model_cost(settings(), batch_size=4, text_tokens=12, measure=False)
+    assert cost.parameters == sum(p.numel() for p in Coca(settings()).parameters())
+    assert cost.step_flops > 2 * cost.forward_flops > 0
+
+
+def test_what_learns_can_be_chosen(make_coca):
+    model = make_coca(VISIONS["vit"])
+    tune_only(model, "projection")
+    learning = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == {"caption_pool", "norm_latents", "image_pool", "norm_image", "norm_text", "cls", "log_scale",
+                        "project_image", "project_text"}  # fmt: skip
 
 
 def test_counting_on_the_meta_device_runs_every_weight(images):

@@ -85,7 +85,7 @@ def lm_preset(name: str) -> LanguageConfig:
 
 
 def coca_tiny() -> CocaConfig:
-    """About 1 M parameters at 32 px, to try things out."""
+    """About 2 M parameters at 32 px, to try things out."""
     return CocaConfig(
         vision=VitConfig(size=(32, 32), patch_pixels=8, width=128, depth=2, heads=4, stem="conv"),
         latents=16,
@@ -95,7 +95,7 @@ def coca_tiny() -> CocaConfig:
 
 
 def coca_small() -> CocaConfig:
-    """About 6 M parameters at 64 px, with a convolutional stem: for hundreds to tens of thousands of pictures."""
+    """About 7 M parameters at 64 px, with a convolutional stem: for hundreds to tens of thousands of pictures."""
     return CocaConfig(
         vision=VitConfig(size=(64, 64), patch_pixels=8, width=192, depth=4, heads=4, stem="conv"),
         latents=32,

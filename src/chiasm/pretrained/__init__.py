@@ -174,25 +174,24 @@ def save_pretrained(
     ValueError names what these layouts cannot express: they are for a ViT of square patches with a class token, CLIP's
     also for a causal text encoder pooled at EOT.
     """
-    processor = describe_processor(preprocess)
+    files: dict[str, Any] = {"preprocessor_config.json": describe_processor(preprocess)}
     tensors = {name: tensor.detach() for name, tensor in own_tensors(model).items()}
     published = None
     if isinstance(model, PictureClassifier):
-        described = describe_classifier(model.config)
+        files["config.json"] = describe_classifier(model.config)
         theirs = to_theirs(classifier_rules(model.config), tensors)
     else:
         assert tokenizer is not None
         published, order = tokenizer.published()
         config = _renumbered(model.config, published)
-        described = describe(config)
+        files["config.json"] = describe(config)
+        files["tokenizer_config.json"] = _tokenizer_settings(published, config.rules.context)
         theirs = to_theirs(clip_rules(config), tensors | {TOKENS: tensors[TOKENS][order]})
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(theirs, folder / f"{WEIGHTS}.safetensors", {"format": "pt"})
-    files = {"config.json": described, "preprocessor_config.json": processor}
     if published is not None:
         published.save(folder / "tokenizer.json")
-        files["tokenizer_config.json"] = _tokenizer_settings(published, model.config.rules.context)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
