@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chiasm.bundle import Bundle
+from chiasm.data.transforms import PreprocessConfig
+from chiasm.text import Tokenizer
+
 
 def lines(out):
     return [line.split("\t") for line in out.splitlines()]
@@ -130,3 +134,25 @@ def test_a_folder_without_a_model(shelf, ask, tmp_path):
     assert (code, "There is no" in err) == (2, True)
     code, _, err = ask("caption", tmp_path, shelf)
     assert (code, "holds no trained model" in err) == (2, True)
+
+
+@pytest.mark.parametrize("fusion", ["early", "late", "perceiver"])
+def test_a_captioner_of_any_fusion_captions_and_looks_if_it_can(make_captioner, shelf, ask, tmp_path, fusion):
+    tokenizer = Tokenizer.train(["one red dog and two blue cats"])
+    model = make_captioner(vocabulary=tokenizer.vocab_size, fusion=fusion)
+    Bundle(model=model, tokenizer=tokenizer, preprocess=PreprocessConfig(size=(16, 16))).save(tmp_path / "bundle")
+    code, out, _ = ask("caption", tmp_path, shelf / "0.png", "--mode", "beam")
+    assert code == 0 and len(lines(out)) == 1
+    code, out, err = ask("caption", tmp_path, shelf / "0.png", "--attention", tmp_path / "where.png")
+    assert (tmp_path / "where.png").exists() == (fusion != "late")
+    if fusion == "late":
+        assert (code, out) == (2, "") and "fusion late" in err and "--attention" in err
+
+
+def test_a_run_with_late_fusion_has_a_gallery_and_no_drawings_of_where_it_looked(ask, tmp_path):
+    lesson = ("shapes", "--difficulty", "lesson", "--samples", "30", "--preset", "tiny", "--fusion", "late")
+    settings = ("train.steps=1", "train.precision=fp32", "model.vision.depth=1", "model.decoder.depth=1")
+    code, _, err = ask("train", "captioner", *lesson, "--out", tmp_path / "run", "--set", *settings)
+    assert (code, err) == (0, "")
+    assert json.loads((tmp_path / "run/config.json").read_text())["model"]["fusion"] == "late"
+    assert (tmp_path / "run/gallery-test.png").exists() and not list((tmp_path / "run").glob("attention-*"))

@@ -167,3 +167,14 @@ def test_settings_of_files_are_plain(tmp_path):
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"train": {"epochs": 5}}))
     assert train.read_settings(file) == {"train": {"epochs": 5}}
+
+
+def test_a_fusion_moves_the_depth_of_preset_and_file_and_set_has_the_last_word(settled, tmp_path):
+    settings, *_ = settled("shapes", "--preset", "tiny", "--fusion", "early")
+    assert (settings.model.fusion, settings.model.vision.depth, settings.model.decoder.depth) == ("early", 0, 4)
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump({"model": {"vision": {"kind": "ConvConfig", "widths": [16]}}}))
+    settings, *_ = settled("shapes", "--config", file, "--fusion", "perceiver", "--set", "model.latents=7")
+    assert (settings.model.fusion, settings.model.latents, settings.model.vision.widths) == ("perceiver", 7, (16,))
+    file.write_text(yaml.safe_dump({"model": {"fusion": "late"}}))
+    assert settled("shapes", "--config", file)[0].model.fusion == "late"
