@@ -1,5 +1,6 @@
 """Cached pixels are those of the pictures, whatever changes, breaks, or runs beside; broken pictures are listed."""
 
+import dataclasses
 import io
 import json
 import os
@@ -91,6 +92,31 @@ def test_pixels_are_those_of_every_picture_and_are_read_once(examples, prepare, 
         assert got.flags.writeable and np.array_equal(got[0], got[2]) and not np.array_equal(got[0], got[1])
         assert pictures.pixels_of(np.array([], dtype=np.int64)).shape == (0, 8, 12, 3)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("limit_bytes", [10**6, 0])
+def test_a_picture_of_several_examples_is_read_and_stored_once(examples, prepare, reads, limit_bytes):
+    copies = [dataclasses.replace(e, key=f"{e.key}#{n}") for n in range(3) for e in (*examples, example(b"", "bad"))]
+    copies.insert(5, dataclasses.replace(copies[0], image=None, key="none"))
+    pictures = prepare(copies, limit_bytes=limit_bytes, max_broken_share=0.5)
+    assert len(reads) == 4
+    if limit_bytes:
+        assert pictures.pixels.shape == (4, 8, 12, 3)
+    assert [(b.row, b.key, b.reason) for b in pictures.broken] == [
+        (row, f"bad#{n}", "the file is empty") for n, row in enumerate((3, 8, 12))
+    ]
+    shown = [copies[row].image for row in pictures.good]
+    expected = [np.zeros((8, 12, 3)) if image is None else read_pixels(image, CONFIG) for image in shown]
+    np.testing.assert_array_equal(pictures.pixels_of(pictures.good), expected)
+    reads.clear()
+    other_words = [dataclasses.replace(e, texts=("other",), key=f"other {i}") for i, e in enumerate(copies)]
+    assert len(prepare(other_words, limit_bytes=limit_bytes, max_broken_share=0.5).good) == 10 and not reads
+    assert len(prepare([copies[0], copies[4]], limit_bytes=8 * 12 * 3).pixels) == 1
+
+
+def test_texts_alone_are_no_pictures(prepare):
+    with pytest.raises(UserError, match="some has no pictures"):
+        prepare([example(None, 0)])
 
 
 def test_more_pictures_than_a_block_keep_their_order(prepare, reads, monkeypatch):
