@@ -11,7 +11,7 @@ from chiasm.cli.pictures import find_pictures, in_batches
 from chiasm.errors import UserError
 from chiasm.figures import attention_figure
 from chiasm.generate import GenerateConfig
-from chiasm.predict import Caption, CaptionPredictor
+from chiasm.predict import Caption, CaptionPredictor, FlamingoPredictor, Shot, read_shots
 
 
 def caption(
@@ -31,6 +31,8 @@ def caption(
     seed: int = 0,
     json: bool = False,
     attention: Path | None = None,
+    shots: Path | None = None,
+    question: str = "",
 ) -> int:
     """Write captions for pictures.
 
@@ -52,6 +54,8 @@ def caption(
         seed: of sampling
         json: one JSON object per picture, with every token's log-probability
         attention: draw where the decoder looked for each word: a .png file, or for several pictures a folder
+        shots: examples for a flamingo to go by: JSON Lines of {"image", "text"}, or {"image", "question", "answer"}
+        question: what a flamingo is to answer about each picture
     """
     config = configs.from_dict(
         GenerateConfig,
@@ -62,11 +66,13 @@ def caption(
         },
     )  # fmt: skip
     paths = find_pictures(pictures)
+    if shots is not None or question:
+        return _after_shots(run, paths, config, [] if shots is None else read_shots(shots), question, json)
     predictor = CaptionPredictor.load(run)
     if attention is not None and not predictor.looks:
         raise UserError(
-            f"{run} reads one vector of a picture (fusion late), so there is no place where it looks",
-            "Leave out --attention, or train with another --fusion.",
+            f"{run} reads no places of a picture (but a vector, or latents), so there is no place where it looks",
+            "Leave out --attention; captioners with another --fusion than late have it.",
         )
     for good, pixels in in_batches(predictor, paths, "captioning"):
         for path, pixel, text in zip(good, pixels, predictor.caption_pixels(pixels, config), strict=True):
@@ -75,6 +81,18 @@ def caption(
                 words = [word for word, _ in text.tokens]
                 target = attention if len(paths) == 1 and attention.suffix else attention / _drawing(path, paths)
                 attention_figure(pixel, words, predictor.attention(pixel[None], text), target)
+    return 0
+
+
+def _after_shots(
+    run: Path, paths: list[Path], config: GenerateConfig, shots: list[Shot], question: str, json: bool
+) -> int:
+    """What a Flamingo says of each picture after the same examples."""
+    predictor = FlamingoPredictor.load(run)
+    shown = predictor.show(predictor.read([shot.image for shot in shots]), [shot.text for shot in shots])
+    for good, pixels in in_batches(predictor, paths, "captioning"):
+        for path, text in zip(good, predictor.caption_pixels(pixels, config, shown, question=question), strict=True):
+            print(_as_json(path, text) if json else _as_line(path, text), flush=True)
     return 0
 
 

@@ -13,7 +13,15 @@ from chiasm.errors import UserError
 from chiasm.models.captioner import CaptionerConfig, CaptionerFusion, with_fusion
 from chiasm.models.classifier import FusionClassifierConfig
 from chiasm.models.fusion import CrossConfig, EarlyConfig, LateConfig, PerceiverFusionConfig
-from chiasm.models.presets import captioner_preset, clip_preset, coca_preset, fusion_preset, lm_preset, vit_preset
+from chiasm.models.presets import (
+    captioner_preset,
+    clip_preset,
+    coca_preset,
+    flamingo_preset,
+    fusion_preset,
+    lm_preset,
+    vit_preset,
+)
 from chiasm.train.config import DataConfig, RunConfig, TokenizerConfig
 
 FUSIONS = {"late": LateConfig, "early": EarlyConfig, "cross": CrossConfig, "perceiver": PerceiverFusionConfig}
@@ -26,12 +34,14 @@ def start_settings(
     vision: str | None = None,
     text: str | None = None,
     fusion: CaptionerFusion | None = None,
+    lm: str | None = None,
 ) -> RunConfig:
     """A run's settings before anything else is said: the preset's sizes, what suits the kind of model, and weights."""
     presets = {
         "captioner": captioner_preset,
         "clip": clip_preset,
         "coca": coca_preset,
+        "flamingo": flamingo_preset,
         "fusion": lambda name: fusion_preset(name, fusion or "cross"),
         "vit": vit_preset,
         "lm": lm_preset,
@@ -42,12 +52,21 @@ def start_settings(
     if model in ("clip", "coca", "fusion"):
         words = TokenizerConfig(units="bpe", vocab_size=4096)  # people search with words that no caption had
         settings = replace(settings, tokenizer=words)
-    if source is None and vision is None and text is None:
+    if model == "flamingo":  # so many sequences, of several pictures each
+        settings = replace(settings, train=replace(settings.train, batch_size=32))
+    elif lm is not None:
+        raise UserError("Only a flamingo has --lm", f"chiasm train flamingo ... --lm {lm}")
+    if source is None and vision is None and text is None and lm is None:
         return settings
+    from chiasm.train.parts import with_parts
     from chiasm.train.start import started_from, with_brought
 
-    if source is not None and (vision is not None or text is not None):
-        raise UserError("--from brings its own encoders", "Leave out --vision and --text, or --from.")
+    if source is not None and (vision is not None or text is not None or lm is not None):
+        raise UserError("--from brings its own encoders", "Leave out --vision, --text and --lm, or --from.")
+    if model == "flamingo" and source is None:
+        if text is not None:
+            raise UserError("A flamingo has no --text encoder", "Its language model is --lm.")
+        return with_parts(settings, lm, vision)
     return started_from(settings, source) if source is not None else with_brought(settings, vision, text)
 
 

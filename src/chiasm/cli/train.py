@@ -16,19 +16,20 @@ from chiasm.errors import UserError
 from chiasm.models.captioner import CaptionerConfig, CaptionerFusion
 from chiasm.models.clip import ClipConfig
 from chiasm.models.coca import CocaConfig
+from chiasm.models.flamingo import FlamingoConfig
 from chiasm.models.lm import LanguageConfig
 from chiasm.train.config import RunConfig
 from chiasm.train.finetune import Tune
 
-DRAWN = "gallery-*.png", "retrieval-*.png", "confusion-*.png", "calibration.png"
+DRAWN = "gallery-*.png", "retrieval-*.png", "confusion-*.png", "calibration.png", "gates.png"
 """Pictures that a run leaves, but for the curves."""
 
-TOLD = "captions.jsonl", "retrieval.jsonl", "told.jsonl", "answers.jsonl", "texts.jsonl"
+TOLD = "captions.jsonl", "retrieval.jsonl", "told.jsonl", "answers.jsonl", "texts.jsonl", "shots.jsonl"
 """What a model said of every example."""
 
 
 def train(
-    model: Literal["captioner", "clip", "coca", "fusion", "vit", "lm"],
+    model: Literal["captioner", "clip", "coca", "fusion", "vit", "lm", "flamingo"],
     data: str = "",
     *,
     out: Path,
@@ -40,6 +41,7 @@ def train(
     from_: str | None = None,
     vision: str | None = None,
     text: str | None = None,
+    lm: str | None = None,
     tune: Tune | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
@@ -60,16 +62,18 @@ def train(
     captioner: a picture encoder and a causal decoder, which writes captions. clip: a picture and a text encoder that
     meet in one space, for search and classification. coca: both in one model. fusion: a classifier of pictures with
     texts, which answers questions, says whether a caption belongs to a picture, or tells classes. vit: a classifier of
-    pictures. lm: the decoder alone, on texts without pictures. The folder OUT then holds bundle/ (the model),
+    pictures. lm: the decoder alone, on texts without pictures. flamingo: a language model that reads pictures
+    between its words, and learns from examples in its prompt. The folder OUT then holds bundle/ (the model),
     metrics.csv, curves.png, evaluation.json, card.md, and what the model said of every test picture.
 
     Args:
         model: what to train
         data: a folder, a table (CSV, TSV, JSONL, JSON, Parquet), tar shards, a Hub id, or the built-in emoji or shapes;
+            for a flamingo also JSON Lines of sequences, or the built-in episodes;
             for an lm also a .txt file or a folder of them, a text per line
         out: the run's folder
         preset: sizes to start from: tiny, small or base of a captioner or lm; lesson, tiny, small, vit-b-32, vit-b-16
-            or vit-l-14 of a clip; tiny or small of a coca or fusion; tiny, small, vit-s-16, vit-b-16 or vit-l-16 of a
+            or vit-l-14 of a clip; tiny or small of a coca, flamingo or fusion; tiny, small, vit-s-16, vit-b-16 or vit-l-16 of a
             vit
         fusion: how a captioner reads pictures: cross (cross-attention, the preset's), early (the picture's tokens in
             front of the words), late (one token in front of them) or perceiver (cross-attention to latents); and where
@@ -82,8 +86,10 @@ def train(
         inputs: what a fusion sees: both (the default), or picture or text alone, to know what it is worth without
         from_: a trained model to start from instead: the folder of a run or a bundle, or of published CLIP weights
         vision: a picture encoder to bring in, locked (model.vision.tune=true unlocks it): hf:FOLDER_OR_ID of
-            transformers, or py:package.module:function of your own
+            transformers, or py:package.module:function of your own; for a flamingo clip:RUN, that of a trained clip or
+            captioner
         text: a text encoder to bring in, locked: hf:FOLDER_OR_ID
+        lm: a language model for a flamingo, locked: the folder of an lm, or of published GPT-2 weights
         tune: what learns: full (everything), projection (what joins the encoders), last (their last blocks too), or
             lora (low-rank terms of their weights)
         epochs: how often each picture is seen (30, or more for few pictures, where neither this nor --minutes is given)
@@ -103,7 +109,7 @@ def train(
     if resume:
         settings = configs.load(RunConfig, out / "config.json")
     else:
-        settings = start_settings(model, preset, from_, vision, text, fusion)
+        settings = start_settings(model, preset, from_, vision, text, fusion, lm)
         if config is not None:
             settings = configs.merge(settings, read_settings(config))
         settings = asked(fused(settings, fusion), task, negatives, inputs)
@@ -153,6 +159,8 @@ def _where_to_look(settings: RunConfig, out: Path) -> str:
             f"chiasm index {run} {shlex.quote(settings.data.path)} --out {index}",
             f'chiasm search {index} "a dog" --grid hits.png',
         ]
+    if isinstance(settings.model, FlamingoConfig):
+        following += [f"chiasm caption {run} PICTURE --shots shots.jsonl"]
     if settings.data.task is not None:
         following += [_ask(run, settings)]
     elif isinstance(settings.model, LanguageConfig):

@@ -12,6 +12,7 @@ from chiasm.models.captioner import CaptionerConfig
 from chiasm.models.classifier import FusionClassifierConfig, PictureClassifierConfig
 from chiasm.models.clip import ClipConfig
 from chiasm.models.coca import CocaConfig
+from chiasm.models.flamingo import FlamingoConfig
 from chiasm.models.fusion import CrossConfig, EarlyConfig, FusionConfig, LateConfig, PerceiverFusionConfig
 from chiasm.models.inputs import Inputs, MelInput, PictureInput, TextInput
 from chiasm.models.language import DecoderConfig, TextConfig, TextRules
@@ -109,6 +110,31 @@ COCAS: dict[str, Callable[[], CocaConfig]] = {"tiny": coca_tiny, "small": coca_s
 def coca_preset(name: str) -> CocaConfig:
     """The CoCa of that name; UserError names the others."""
     return _preset(COCAS, name, "CoCa")
+
+
+def flamingo_tiny() -> FlamingoConfig:
+    """About 1 M parameters at 32 px and sequences of 64 tokens, to try things out."""
+    return FlamingoConfig(
+        vision=VitConfig(size=(32, 32), patch_pixels=8, width=128, depth=2, heads=4, stem="conv"),
+        decoder=DecoderConfig(width=128, depth=2, heads=4, rules=TextRules(context=64)),
+        latents=8,
+    )
+
+
+def flamingo_small() -> FlamingoConfig:
+    """About 7 M parameters at 64 px, and sequences of 128 tokens: for hundreds to tens of thousands of pictures."""
+    return FlamingoConfig(
+        vision=VitConfig(size=(64, 64), patch_pixels=8, width=192, depth=4, heads=4, stem="conv"),
+        decoder=DecoderConfig(width=192, depth=4, heads=4, rules=TextRules(context=128)),
+    )
+
+
+FLAMINGOS: dict[str, Callable[[], FlamingoConfig]] = {"tiny": flamingo_tiny, "small": flamingo_small}
+
+
+def flamingo_preset(name: str) -> FlamingoConfig:
+    """The Flamingo of that name; UserError names the others."""
+    return _preset(FLAMINGOS, name, "Flamingo")
 
 
 def clip_lesson() -> ClipConfig:
