@@ -148,8 +148,9 @@ def _where_to_look(settings: RunConfig, out: Path) -> str:
     run = shlex.quote(str(out))
     following = []
     if isinstance(settings.model, (CaptionerConfig, CocaConfig)):
+        blind = isinstance(settings.model, CaptionerConfig) and settings.model.fusion == "late"
         following += [
-            f"chiasm caption {run} PICTURE --attention where.png",
+            f"chiasm caption {run} PICTURE" + ("" if blind else " --attention where.png"),
             f"chiasm caption {run} FOLDER --mode beam --json",
         ]
     if isinstance(settings.model, (ClipConfig, CocaConfig)):
