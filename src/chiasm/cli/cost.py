@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from chiasm.cli.settings import apply_settings, read_settings, start_settings
+from chiasm.cli.settings import ModelName, apply_settings, fused, read_settings, start_settings
 from chiasm.config import merge
 from chiasm.cost import model_cost
 from chiasm.errors import UserError
+from chiasm.models.captioner import CaptionerFusion
 
 
 def cost(
-    model: Literal["captioner", "clip"] = "captioner",
+    model: ModelName = "captioner",
     preset: str = "small",
     *,
+    fusion: CaptionerFusion | None = None,
     batch_size: int = 128,
     pictures: int = 10_000,
     epochs: float = 30.0,
     vocabulary: int = 4096,
     text_tokens: int = 12,
+    classes: int = 10,
     config: Path | None = None,
     set: tuple[str, ...] = (),
 ) -> int:
@@ -30,25 +32,28 @@ def cost(
     Args:
         model: what would be trained
         preset: sizes to start from, as for `chiasm train`
-        batch_size: pictures in a step
+        fusion: of a captioner or a fusion, as for `chiasm train`
+        batch_size: pictures in a step (texts, of a model that sees none)
         pictures: in the training split
         epochs: how often each picture is seen
-        vocabulary: tokens of the tokenizer
-        text_tokens: tokens of a caption
+        vocabulary: tokens of the tokenizer, of a model that reads texts
+        text_tokens: tokens of a caption or a question
+        classes: what a classifier tells apart
         config: a YAML or JSON file of settings, nested as a run's config.json
         set: any setting by its path, as model.vision.width=192
     """
-    settings = start_settings(model, preset)
+    settings = start_settings(model, preset, fusion=fusion)
     if config is not None:
         settings = merge(settings, read_settings(config))
-    settings = apply_settings(settings, set)
-    sizes = settings.completed(vocabulary).model
-    context = sizes.rules.context
-    for name, value in (("batch-size", batch_size), ("pictures", pictures), ("vocabulary", vocabulary)):
+    settings = apply_settings(fused(settings, fusion), set)
+    counts = {"batch-size": batch_size, "pictures": pictures, "vocabulary": vocabulary, "classes": classes}
+    for name, value in counts.items():
         if value < 1:
             raise UserError(f"--{name} is {value}", "It must be at least 1.")
-    if not 2 <= text_tokens <= context:
-        raise UserError(f"--text-tokens is {text_tokens}", f"It must be at least 2 and at most the context, {context}.")
+    sizes = settings.completed(vocabulary, classes=tuple(map(str, range(classes)))).model
+    if sizes.rules is not None and not 2 <= text_tokens <= sizes.rules.context:
+        hint = f"It must be at least 2 and at most the context, {sizes.rules.context}."
+        raise UserError(f"--text-tokens is {text_tokens}", hint)
     found = model_cost(sizes, batch_size=batch_size, text_tokens=text_tokens)
     steps = epochs * (pictures // batch_size or 1)
     rows = [

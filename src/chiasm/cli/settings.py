@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from chiasm import config as configs
 from chiasm.data.task import TaskConfig
@@ -23,6 +23,9 @@ from chiasm.models.presets import (
     vit_preset,
 )
 from chiasm.train.config import DataConfig, RunConfig, TokenizerConfig
+
+ModelName = Literal["captioner", "clip", "coca", "fusion", "vit", "lm", "flamingo"]
+"""What can be trained."""
 
 FUSIONS = {"late": LateConfig, "early": EarlyConfig, "cross": CrossConfig, "perceiver": PerceiverFusionConfig}
 
@@ -136,4 +139,4 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in nested.items() if value is not None}
 
 
-__all__ = ["apply_settings", "asked", "fused", "given", "read_settings", "start_settings"]
+__all__ = ["ModelName", "apply_settings", "asked", "fused", "given", "read_settings", "start_settings"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from chiasm import config as configs
-from chiasm.cli.settings import apply_settings, asked, fused, given, read_settings, start_settings
+from chiasm.cli.settings import ModelName, apply_settings, asked, fused, given, read_settings, start_settings
 from chiasm.data.transforms import augment_for
 from chiasm.errors import UserError
 from chiasm.models.captioner import CaptionerConfig, CaptionerFusion
@@ -29,7 +29,7 @@ TOLD = "captions.jsonl", "retrieval.jsonl", "told.jsonl", "answers.jsonl", "text
 
 
 def train(
-    model: Literal["captioner", "clip", "coca", "fusion", "vit", "lm", "flamingo"],
+    model: ModelName,
     data: str = "",
     *,
     out: Path,
