@@ -30,8 +30,8 @@ class Predictor:
             raise UserError(
                 f"The model is a {type(bundle.model).__name__}, and a {' or '.join(kind.__name__ for kind in wanted)} "
                 "is needed here",
-                "A captioner writes captions; a Clip classifies by your labels, embeds and searches; a classifier "
-                "answers, matches, or tells the classes that it was trained on.",
+                "A captioner writes captions, a language model texts; a Clip classifies by your labels, embeds and "
+                "searches; a classifier answers, matches, or tells the classes that it was trained on.",
             )
         self.bundle = bundle
         self.model = bundle.model.eval()
