@@ -127,10 +127,7 @@ def pool_tokens(
     if pool == "cls":
         rest = None if keep is None else keep[:, 1:]
         return Encoded(tokens=tokens[:, 1:], keep=rest, pooled=tokens[:, 0])
-    if keep is None:
-        return Encoded(tokens=tokens, pooled=tokens.mean(1))
-    weights = keep.to(tokens.dtype)[..., None]
-    return Encoded(tokens=tokens, keep=keep, pooled=(tokens * weights).sum(1) / weights.sum(1))
+    return Encoded(tokens=tokens, keep=keep, pooled=Encoded(tokens=tokens, keep=keep).mean())
 
 
 __all__ = ["Adapted", "ModuleTextConfig", "ModuleVisionConfig", "as_tokens", "make_module", "pool_tokens", "text_keep"]

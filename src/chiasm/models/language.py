@@ -137,8 +137,7 @@ class TextEncoder(nn.Module):
         if self.config.pool == "last":
             return Encoded(tokens=x, keep=keep, pooled=x[:, -1])
         if self.config.pool == "mean":
-            weights = keep.to(x.dtype)[..., None]
-            return Encoded(tokens=x, keep=keep, pooled=(x * weights).sum(1) / weights.sum(1))
+            return Encoded(tokens=x, keep=keep, pooled=Encoded(tokens=x, keep=keep).mean())
         return Encoded(tokens=x, keep=keep, pooled=x[torch.arange(len(x), device=x.device), places])
 
     def _filled(

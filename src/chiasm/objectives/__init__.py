@@ -10,6 +10,7 @@ from chiasm.models import (
     FusionClassifierConfig,
     LanguageConfig,
     ModelConfig,
+    PerceiverClassifierConfig,
     PictureClassifierConfig,
 )
 from chiasm.objectives.base import Objective, Rows, mean_of
@@ -31,7 +32,7 @@ def objective_of(config: ModelConfig) -> Objective:
             return Contrastive()
         case CocaConfig():
             return ContrastiveCaptioning()
-        case FusionClassifierConfig() | PictureClassifierConfig():
+        case FusionClassifierConfig() | PictureClassifierConfig() | PerceiverClassifierConfig():
             return Classification()
         case _:
             assert_never(config)
