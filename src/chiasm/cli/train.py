@@ -73,8 +73,8 @@ def train(
             for an lm also a .txt file or a folder of them, a text per line
         out: the run's folder
         preset: sizes to start from: tiny, small or base of a captioner or lm; lesson, tiny, small, vit-b-32, vit-b-16
-            or vit-l-14 of a clip; tiny or small of a coca, flamingo or fusion; tiny, small, vit-s-16, vit-b-16 or vit-l-16 of a
-            vit
+            or vit-l-14 of a clip; tiny or small of a coca, flamingo or fusion; tiny, small, vit-s-16, vit-b-16 or
+            vit-l-16 of a vit
         fusion: how a captioner reads pictures: cross (cross-attention, the preset's), early (the picture's tokens in
             front of the words), late (one token in front of them) or perceiver (cross-attention to latents); and where
             a fusion joins picture and text: cross (each reads the other in between), early (one sequence from the
