@@ -80,7 +80,9 @@ def _losses(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each picture: the summed loss of its preferred text, the same under another picture, and its tokens."""
     model = predictor.model
-    ids = predictor.tokenizer.encode([e.texts[0] for e in examples], context=model.rules.context, truncate=True)
+    texts, context = [e.texts[0] for e in examples], model.rules.context
+    ids = predictor.tokenizer.encode(texts, context=context, truncate=True)
+    counts = np.minimum(predictor.tokenizer.lengths(texts), context) - 1  # by length: a pad may be EOT's id
     cycle = np.random.default_rng(SHUFFLE_SEED).permutation(len(examples))
     others = np.empty_like(cycle)
     others[cycle] = np.roll(cycle, 1)  # one cycle through all: no text keeps its picture
@@ -93,10 +95,10 @@ def _losses(
             hidden = model(normalize(pixels, predictor.bundle.preprocess), rows[:, :-1])
             log_probs = model.head(hidden).float().log_softmax(-1)
             losses = -log_probs.gather(-1, rows[:, 1:, None])[..., 0]
-            sums.append(losses.masked_fill(rows[:, 1:] == model.rules.pad, 0.0).sum(1).numpy())
+            real = np.arange(losses.shape[1]) < counts[start : start + ROWS, None]
+            sums.append((losses.numpy() * real).sum(1))
         columns.append(np.concatenate(sums).astype(np.float64))
-    counts = (ids[:, 1:] != model.rules.pad).sum(1).numpy().astype(np.float64)
-    return columns[0], columns[1], counts
+    return columns[0], columns[1], counts.astype(np.float64)
 
 
 def ratio(sums: np.ndarray, counts: np.ndarray) -> Estimate:

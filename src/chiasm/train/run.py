@@ -148,7 +148,10 @@ class Run:
             load_sources(self.model)
             load_parts(self.model)
         else:
-            fill(self.model, own_tensors(start.model), Path(str(self.config.start)))
+            given, classes = own_tensors(start.model), self.config.model.classes
+            if classes is not None and start.model.config.classes != classes:  # a head for others is of no use
+                given |= {name: t for name, t in own_tensors(self.model).items() if name.startswith("head.")}
+            fill(self.model, given, Path(str(self.config.start)))
 
     def _freeze(self) -> None:
         train = self.config.train
