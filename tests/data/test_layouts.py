@@ -147,7 +147,7 @@ def test_malformed_json_lines_say_the_row(tmp_path: Path):
     path = write(tmp_path / "t.jsonl", '{"image": "a.png", "caption": "x"}', "", '{"image": "a.png", "cap')
     with pytest.raises(UserError, match=r"t\.jsonl, row 3: not JSON"):
         open_source(path)
-    write(path, "[1, 2]")
+    write(path, "7")
     with pytest.raises(UserError, match="row 1 is not an object"):
         open_source(path)
 
