@@ -189,7 +189,9 @@ def difference(sizes: Sizes, precision: str) -> float:
         output.float().square().mean().backward()
     assert theirs.embeddings.latents.grad is not None and ours.latents.grad is not None
     pairs = [outputs, [theirs.embeddings.latents.grad, ours.latents.grad]]
-    return max(float((a.float() - b.float()).abs().max() / a.float().abs().max()) for a, b in pairs)
+    return max(
+        float((a.detach().float() - b.detach().float()).abs().max() / a.detach().float().abs().max()) for a, b in pairs
+    )
 
 
 def peer_model(sizes: Sizes) -> Any:
