@@ -16,7 +16,7 @@ from PIL import Image
 
 from chiasm.data.findings import Broken, Findings, Place, Spread
 from chiasm.data.picture import BrokenPicture, read_picture
-from chiasm.data.source import Source
+from chiasm.data.source import Source, picture_key
 from chiasm.progress import track
 from chiasm.types import Example, Picture
 
@@ -50,7 +50,7 @@ def inspect_source(source: Source, *, tokenizer_context: int | None = None) -> F
         parts = list(track(examined, "reading pictures", total=len(wanted)))
     examples = [example for example, _ in parts]
     pictures = {
-        Place(split=name, key=_picture_key(example), group=example.group): look
+        Place(split=name, key=picture_key(example), group=example.group): look
         for (name, _), (example, look) in zip(wanted, parts, strict=True)
         if look is not None
     }
@@ -82,11 +82,6 @@ def inspect_source(source: Source, *, tokenizer_context: int | None = None) -> F
         duplicates=_duplicates(places, looks),
         groups_across_splits=_across(places),
     )
-
-
-def _picture_key(example: Example) -> str:
-    """The key of the picture: of several questions about one, that of their group."""
-    return example.group if example.key.startswith(f"{example.group}#") else example.key
 
 
 def _examine(example: Example) -> tuple[Example, _Look | None]:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from chiasm.data.picture import BrokenPicture, picture_of, read_picture
-from chiasm.data.source import Source
+from chiasm.data.source import Source, picture_key
 from chiasm.types import Example
 
 GAP_PIXELS = 12
@@ -64,6 +64,7 @@ def _cell(example: Example, side_pixels: int) -> Image.Image:
         _write(draw, (4, side_pixels // 3), f"broken: {error.reason}", font, side_pixels - 8)
     draw.rectangle((0, 0, side_pixels - 1, side_pixels - 1), outline="silver")
     more = f" (+{len(example.texts) - 1})" if len(example.texts) > 1 else ""
+    more += f" {example.label}" if picture_key(example) != example.key else ""
     _write(draw, (0, side_pixels + 2), (example.texts[0] if example.texts else "") + more, font, side_pixels)
     return cell
 

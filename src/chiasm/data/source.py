@@ -59,6 +59,11 @@ class Source:
         return [name for name in self.splits if name.startswith("test")]
 
 
+def picture_key(example: Example) -> str:
+    """The key of an example's picture: of several questions about one, or right and wrong captions, their group."""
+    return example.group if example.key.startswith(f"{example.group}#") else example.key
+
+
 def class_names(examples: Sequence[Example]) -> tuple[str, ...]:
     """The different labels of some examples in order: numbers by value, then words; examples without one have none."""
     names = {example.label for example in examples} - {""}
@@ -106,4 +111,4 @@ def _fraction(group: str) -> float:
     return int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()[:4], "big") / 2**32
 
 
-__all__ = ["Source", "View", "class_names", "split_by_hash", "splits_by_name"]
+__all__ = ["Source", "View", "class_names", "picture_key", "split_by_hash", "splits_by_name"]
