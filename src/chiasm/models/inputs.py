@@ -169,7 +169,7 @@ def given(batch: Batch, inputs: Inputs) -> dict[str, Given]:
     """What a batch has for these inputs."""
     found: dict[str, Given] = {}
     if inputs.picture is not None:
-        found["picture"] = Given(batch.images)
+        found["picture"] = Given(batch.images, batch.image_keep)
     if inputs.text is not None:
         found["text"] = Given(batch.ids, batch.keep)
     if inputs.sound is not None and batch.sounds is not None:

@@ -10,7 +10,9 @@ from chiasm.models import (
     FusionClassifierConfig,
     LanguageConfig,
     ModelConfig,
+    PerceiverAutoencoderConfig,
     PerceiverClassifierConfig,
+    PerceiverMlmConfig,
     PictureClassifierConfig,
 )
 from chiasm.objectives.base import Objective, Rows, mean_of
@@ -19,6 +21,8 @@ from chiasm.objectives.classification import Classification
 from chiasm.objectives.coca import ContrastiveCaptioning
 from chiasm.objectives.contrastive import Contrastive
 from chiasm.objectives.interleaving import Interleaving
+from chiasm.objectives.masked import MaskedText
+from chiasm.objectives.reconstruction import Reconstruction
 
 
 def objective_of(config: ModelConfig) -> Objective:
@@ -34,6 +38,10 @@ def objective_of(config: ModelConfig) -> Objective:
             return ContrastiveCaptioning()
         case FusionClassifierConfig() | PictureClassifierConfig() | PerceiverClassifierConfig():
             return Classification()
+        case PerceiverMlmConfig():
+            return MaskedText()
+        case PerceiverAutoencoderConfig():
+            return Reconstruction()
         case _:
             assert_never(config)
 
@@ -44,7 +52,9 @@ __all__ = [
     "Contrastive",
     "ContrastiveCaptioning",
     "Interleaving",
+    "MaskedText",
     "Objective",
+    "Reconstruction",
     "Rows",
     "mean_of",
     "objective_of",

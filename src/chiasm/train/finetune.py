@@ -16,6 +16,9 @@ from chiasm.models import (
     FusionClassifier,
     LanguageModel,
     Model,
+    PerceiverAutoencoder,
+    PerceiverClassifier,
+    PerceiverMlm,
     PictureClassifier,
 )
 from chiasm.models.adapted import Adapted
@@ -101,6 +104,8 @@ def towers(model: Model) -> tuple[nn.Module, ...]:
             return tuple(part for part in (model.vision, model.text, model.fusion) if part is not None)
         case PictureClassifier():
             return (model.vision,)
+        case PerceiverClassifier() | PerceiverMlm() | PerceiverAutoencoder():
+            return (model.encoder,)
         case _:
             assert_never(model)
 
