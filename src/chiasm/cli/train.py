@@ -35,9 +35,9 @@ def train(
     out: Path,
     preset: str = "small",
     fusion: CaptionerFusion | None = None,
-    task: Literal["match", "answer", "label"] | None = None,
+    task: Literal["match", "answer", "label", "reconstruct", "mask"] | None = None,
     negatives: str | None = None,
-    inputs: Literal["both", "picture", "text"] | None = None,
+    inputs: str | None = None,
     from_: str | None = None,
     vision: str | None = None,
     text: str | None = None,
@@ -48,6 +48,8 @@ def train(
     augment: Literal["none", "light", "strong"] | None = None,
     image_column: str | None = None,
     text_column: str | None = None,
+    sound_column: str | None = None,
+    label_column: str | None = None,
     max_broken_share: float | None = None,
     difficulty: Literal["lesson", "easy", "hard"] | None = None,
     samples: int | None = None,
@@ -63,7 +65,8 @@ def train(
     meet in one space, for search and classification. coca: both in one model. fusion: a classifier of pictures with
     texts, which answers questions, says whether a caption belongs to a picture, or tells classes. vit: a classifier of
     pictures. lm: the decoder alone, on texts without pictures. flamingo: a language model that reads pictures
-    between its words, and learns from examples in its prompt. The folder OUT then holds bundle/ (the model),
+    between its words, and learns from examples in its prompt. perceiver: latents that read any mix of pictures, texts
+    and sounds, to tell classes, to give back what is hidden, or to fill the gaps of texts. The folder OUT then holds bundle/ (the model),
     metrics.csv, curves.png, evaluation.json, card.md, and what the model said of every test picture.
 
     Args:
@@ -73,18 +76,20 @@ def train(
             for an lm also a .txt file or a folder of them, a text per line
         out: the run's folder
         preset: sizes to start from: tiny, small or base of a captioner or lm; lesson, tiny, small, vit-b-32, vit-b-16
-            or vit-l-14 of a clip; tiny or small of a coca, flamingo or fusion; tiny, small, vit-s-16, vit-b-16 or
+            or vit-l-14 of a clip; tiny or small of a coca, flamingo, fusion or perceiver; tiny, small, vit-s-16, vit-b-16 or
             vit-l-16 of a vit
         fusion: how a captioner reads pictures: cross (cross-attention, the preset's), early (the picture's tokens in
             front of the words), late (one token in front of them) or perceiver (cross-attention to latents); and where
             a fusion joins picture and text: cross (each reads the other in between), early (one sequence from the
             start), late (one vector each at the end) or perceiver (latents read both)
         task: of a fusion: match (is this the caption of this picture?), answer (a question's answer; of data with
-            questions and answers, or of the built-in shapes), or label (the class)
+            questions and answers, or of the built-in shapes), or label (the class); of a perceiver: label (the default),
+            reconstruct (give back what is hidden of its inputs) or mask (fill the gaps of texts)
         negatives: where wrong captions for match come from: random (the default), text (captions with similar words),
             or clip:FOLDER (those that a trained clip takes for right)
-        inputs: what a fusion sees: both (the default), or picture or text alone, to know what it is worth without
-        from_: a trained model to start from instead: the folder of a run or a bundle, or of published CLIP weights
+        inputs: what a fusion sees: both (the default), or picture or text alone, to know what it is worth without; what
+            a perceiver takes in: any of picture (the default), text and sound, as in picture,sound
+        from_: a trained model to start from instead: the folder of a run or a bundle, or of published weights
         vision: a picture encoder to bring in, locked (model.vision.tune=true unlocks it): hf:FOLDER_OR_ID of
             transformers, or py:package.module:function of your own; for a flamingo clip:RUN, that of a trained clip or
             captioner
@@ -97,6 +102,8 @@ def train(
         augment: random changes to the pictures: light (the default) suits photos, strong suits icons and drawings
         image_column: the column that holds the pictures or their paths, where guessing fails
         text_column: the column that holds the captions, where guessing fails
+        sound_column: the column that holds the sounds or their paths, where guessing fails
+        label_column: the column that holds the classes, where guessing fails
         max_broken_share: stop where a greater share of the pictures than this (0.05) cannot be read
         difficulty: of the built-in shapes
         samples: how many of the built-in shapes
@@ -109,7 +116,7 @@ def train(
     if resume:
         settings = configs.load(RunConfig, out / "config.json")
     else:
-        settings = start_settings(model, preset, from_, vision, text, fusion, lm)
+        settings = start_settings(model, preset, from_, vision, text, fusion, lm, task, inputs)
         if config is not None:
             settings = configs.merge(settings, read_settings(config))
         settings = asked(fused(settings, fusion), task, negatives, inputs)
@@ -119,6 +126,8 @@ def train(
                 "path": data or None,
                 "image_column": image_column,
                 "text_column": text_column,
+                "sound_column": sound_column,
+                "label_column": label_column,
                 "max_broken_share": max_broken_share,
                 "shapes": {"difficulty": difficulty, "samples": samples},
             },
