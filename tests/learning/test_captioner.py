@@ -27,6 +27,8 @@ VISIONS = {
     "stem": VitConfig(size=(32, 32), width=64, depth=1, heads=4, stem="conv"),
     "conv": ConvConfig(size=(32, 32), widths=(16, 32, 64)),
 }
+MODELS = {name: (vision, "cross") for name, vision in VISIONS.items()}
+MODELS |= {fusion: (VISIONS["conv"], fusion) for fusion in ("early", "late", "perceiver")}
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +40,14 @@ def eight():
     return replace(source, splits={"train": rows})
 
 
-@pytest.mark.parametrize("vision", VISIONS.values(), ids=VISIONS)
-def test_it_learns_eight_pairs_by_heart_and_looks_at_the_picture_for_them(eight, vision, tmp_path, monkeypatch):
+@pytest.mark.parametrize("vision, fusion", MODELS.values(), ids=MODELS)
+def test_it_learns_eight_pairs_by_heart_and_looks_at_the_picture_for_them(eight, vision, fusion, tmp_path, monkeypatch):
     monkeypatch.setenv("CHIASM_CACHE", str(tmp_path))
     examples = eight.split("train")
     tokenizer = Tokenizer.train(e.texts[0] for e in examples)
     torch.manual_seed(0)
     decoder = DecoderConfig(width=64, depth=1, heads=4, vocabulary=tokenizer.vocab_size)
-    model = build_model(CaptionerConfig(vision=vision, decoder=decoder))
+    model = build_model(CaptionerConfig(vision=vision, decoder=decoder, fusion=fusion, latents=8))
     train(model, examples, tokenizer, steps=120)
     predictor = CaptionPredictor(Bundle(model=model, tokenizer=tokenizer, preprocess=PREPROCESS))
     (result,) = evaluate_captioner(predictor, eight, ["train"], GenerateConfig())
