@@ -13,6 +13,7 @@ from chiasm.errors import UserError
 from chiasm.models.captioner import CaptionerConfig, CaptionerFusion, with_fusion
 from chiasm.models.classifier import FusionClassifierConfig
 from chiasm.models.fusion import CrossConfig, EarlyConfig, LateConfig, PerceiverFusionConfig
+from chiasm.models.perceiver import PerceiverConfig
 from chiasm.models.presets import (
     captioner_preset,
     clip_preset,
@@ -20,14 +21,17 @@ from chiasm.models.presets import (
     flamingo_preset,
     fusion_preset,
     lm_preset,
+    perceiver_preset,
     vit_preset,
 )
 from chiasm.train.config import DataConfig, RunConfig, TokenizerConfig
 
-ModelName = Literal["captioner", "clip", "coca", "fusion", "vit", "lm", "flamingo"]
+ModelName = Literal["captioner", "clip", "coca", "fusion", "vit", "lm", "flamingo", "perceiver"]
 """What can be trained."""
 
 FUSIONS = {"late": LateConfig, "early": EarlyConfig, "cross": CrossConfig, "perceiver": PerceiverFusionConfig}
+PERCEIVER_TASKS = "label", "reconstruct", "mask"
+PERCEIVER_INPUTS = "picture", "text", "sound"
 
 
 def start_settings(
@@ -38,6 +42,8 @@ def start_settings(
     text: str | None = None,
     fusion: CaptionerFusion | None = None,
     lm: str | None = None,
+    task: str | None = None,
+    inputs: str | None = None,
 ) -> RunConfig:
     """A run's settings before anything else is said: the preset's sizes, what suits the kind of model, and weights."""
     presets = {
@@ -48,10 +54,13 @@ def start_settings(
         "fusion": lambda name: fusion_preset(name, fusion or "cross"),
         "vit": vit_preset,
         "lm": lm_preset,
+        "perceiver": lambda name: perceiver_preset(name, task or "label", _inputs(inputs)),
     }
     settings = RunConfig(data=DataConfig(path=""), model=presets[model](preset))
-    if model == "vit":
+    if model == "vit" or (model == "perceiver" and task in (None, "label")):
         settings = replace(settings, data=replace(settings.data, task=TaskConfig(name="label")))
+    if model == "perceiver":
+        settings = replace(settings, data=replace(settings.data, partial=True))
     if model in ("clip", "coca", "fusion"):
         words = TokenizerConfig(units="bpe", vocab_size=4096)  # people search with words that no caption had
         settings = replace(settings, tokenizer=words)
@@ -91,6 +100,13 @@ def fused(settings: RunConfig, fusion: CaptionerFusion | None) -> RunConfig:
 
 def asked(settings: RunConfig, task: str | None, negatives: str | None, inputs: str | None) -> RunConfig:
     """The settings with what a classifier is asked and sees; UserError for a model that has no such choice."""
+    if isinstance(settings.model, PerceiverConfig):  # its preset was made for both
+        if negatives is not None or task not in (None, *PERCEIVER_TASKS):
+            raise UserError(
+                f"A perceiver has no task {task}" if negatives is None else "A perceiver has no --negatives",
+                f"Its tasks are {', '.join(PERCEIVER_TASKS)}; a fusion matches and answers.",
+            )
+        return settings
     if isinstance(settings.model, FusionClassifierConfig):
         if task is None and settings.data.task is None:
             raise UserError("A fusion needs a task", "Say what is asked: --task match, answer or label.")
@@ -100,6 +116,15 @@ def asked(settings: RunConfig, task: str | None, negatives: str | None, inputs: 
         if value is not None:
             raise UserError(f"Only a fusion has --{option}", f"chiasm train fusion ... --{option} {value}")
     return settings
+
+
+def _inputs(named: str | None) -> list[str]:
+    """The inputs of a Perceiver; UserError for one that there is not."""
+    found = [name.strip() for name in (named or PERCEIVER_INPUTS[0]).split(",")]
+    for name in found:
+        if name not in PERCEIVER_INPUTS:
+            raise UserError(f"There is no input {name!r}", f"A perceiver takes any of {', '.join(PERCEIVER_INPUTS)}.")
+    return found
 
 
 def apply_settings(settings: RunConfig, changes: Sequence[str]) -> RunConfig:

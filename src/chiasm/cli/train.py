@@ -66,8 +66,9 @@ def train(
     texts, which answers questions, says whether a caption belongs to a picture, or tells classes. vit: a classifier of
     pictures. lm: the decoder alone, on texts without pictures. flamingo: a language model that reads pictures
     between its words, and learns from examples in its prompt. perceiver: latents that read any mix of pictures, texts
-    and sounds, to tell classes, to give back what is hidden, or to fill the gaps of texts. The folder OUT then holds bundle/ (the model),
-    metrics.csv, curves.png, evaluation.json, card.md, and what the model said of every test picture.
+    and sounds, to tell classes, to give back what is hidden, or to fill the gaps of texts. The folder OUT then holds
+    bundle/ (the model), metrics.csv, curves.png, evaluation.json, card.md, and what the model said of every test
+    picture.
 
     Args:
         model: what to train
@@ -76,15 +77,15 @@ def train(
             for an lm also a .txt file or a folder of them, a text per line
         out: the run's folder
         preset: sizes to start from: tiny, small or base of a captioner or lm; lesson, tiny, small, vit-b-32, vit-b-16
-            or vit-l-14 of a clip; tiny or small of a coca, flamingo, fusion or perceiver; tiny, small, vit-s-16, vit-b-16 or
-            vit-l-16 of a vit
+            or vit-l-14 of a clip; tiny or small of a coca, flamingo, fusion or perceiver; tiny, small, vit-s-16,
+            vit-b-16 or vit-l-16 of a vit
         fusion: how a captioner reads pictures: cross (cross-attention, the preset's), early (the picture's tokens in
             front of the words), late (one token in front of them) or perceiver (cross-attention to latents); and where
             a fusion joins picture and text: cross (each reads the other in between), early (one sequence from the
             start), late (one vector each at the end) or perceiver (latents read both)
         task: of a fusion: match (is this the caption of this picture?), answer (a question's answer; of data with
-            questions and answers, or of the built-in shapes), or label (the class); of a perceiver: label (the default),
-            reconstruct (give back what is hidden of its inputs) or mask (fill the gaps of texts)
+            questions and answers, or of the built-in shapes), or label (the class); of a perceiver: label (the
+            default), reconstruct (give back what is hidden of its inputs) or mask (fill the gaps of texts)
         negatives: where wrong captions for match come from: random (the default), text (captions with similar words),
             or clip:FOLDER (those that a trained clip takes for right)
         inputs: what a fusion sees: both (the default), or picture or text alone, to know what it is worth without; what

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from chiasm.data.cache import Pictures
 from chiasm.data.loader import Loader
 from chiasm.data.source import Source
 from chiasm.data.transforms import normalize
@@ -19,6 +18,7 @@ from chiasm.metrics.captions import Score
 from chiasm.metrics.classification import Classification, calibration_error, classification_scores
 from chiasm.metrics.retrieval import mean_scores
 from chiasm.predict import ClassifierPredictor
+from chiasm.predict.loading import ROWS, loader_of
 from chiasm.progress import track
 from chiasm.types import Example
 
@@ -26,7 +26,6 @@ COLUMNS = "accuracy", "accuracy_top5", "baseline", "log_loss", "calibration_erro
 MOST_KINDS = 20
 """First tags of more kinds than this are keywords, not kinds of questions."""
 SHUFFLE_SEED = 0
-ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,9 @@ def evaluate_classifier(
 
 
 def _evaluate_split(predictor: ClassifierPredictor, source: Source, split: str, max_broken_share: float) -> SplitScores:
-    seen, pictures = readable(source, split, predictor.preprocess, max_broken_share)
+    _, pictures = readable(source, split, predictor.preprocess, max_broken_share)
+    loader = loader_of(predictor.bundle, source.split(split), pictures, f"{source.name} {split}")
+    seen = [source.split(split)[int(row)] for row in loader.rows]
     rows = np.flatnonzero([bool(example.label) for example in seen])
     if not len(rows):
         raise UserError(f"No example of the split {split!r} has a label or an answer", source.understood)
@@ -69,7 +70,7 @@ def _evaluate_split(predictor: ClassifierPredictor, source: Source, split: str, 
     truths = np.array([names.index(example.label) for example in asked])
 
     def ask(exchanged: np.ndarray | None = None) -> tuple[np.ndarray, Classification]:
-        own = _probabilities(predictor, source.split(split), pictures, exchanged)[rows]
+        own = _probabilities(predictor, loader, exchanged)[rows]
         never = np.full((len(rows), len(unknown)), -1.0)
         return own, classification_scores(np.hstack([own, never]), truths, names)
 
@@ -95,27 +96,15 @@ def _evaluate_split(predictor: ClassifierPredictor, source: Source, split: str, 
 
 
 def _probabilities(
-    predictor: ClassifierPredictor, examples: Sequence[Example], pictures: Pictures, exchanged: np.ndarray | None
+    predictor: ClassifierPredictor, loader: Loader, exchanged: np.ndarray | None
 ) -> Float[np.ndarray, "n classes"]:
-    """Of every example whose picture can be read, in order; `exchanged` names the picture that each gets instead."""
-    rules = predictor.bundle.model.config.rules
-    loader = Loader(
-        examples,
-        pictures,
-        predictor.bundle.tokenizer,
-        preprocess=predictor.preprocess,
-        augment=None,
-        batch_size=ROWS,
-        context=rules.context if rules else 0,
-        seed=0,
-        truncate=True,
-    )
+    """Of every example that can be read, in order; `exchanged` names the one whose picture each gets instead."""
     found = []
     parts = range(0, len(loader), ROWS)
     doing = "asking" if exchanged is None else "exchanging pictures"
     for start, batch in zip(track(parts, doing, len(parts)), loader.in_order(ROWS), strict=True):
         if exchanged is not None:
-            others = pictures.pixels_of(pictures.good[exchanged[start : start + ROWS]])
+            others = loader.pictures.pixels_of(loader.rows[exchanged[start : start + ROWS]])
             batch = replace(batch, images=normalize(others, predictor.preprocess))
         found.append(predictor.probabilities_of(batch))
     return np.concatenate(found)

@@ -27,6 +27,10 @@ class DataConfig:
     path: str
     image_column: str | None = None
     text_column: str | None = None
+    sound_column: str | None = None
+    label_column: str | None = None
+    partial: bool = False
+    """Examples may lack a picture, a sound or a text, and a class is no text: for models that do without."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
     """For the built-in `shapes` only."""
     episodes: EpisodesConfig = field(default_factory=EpisodesConfig)
@@ -49,6 +53,9 @@ class DataConfig:
             self.path,
             image_column=self.image_column,
             text_column=self.text_column,
+            sound_column=self.sound_column,
+            label_column=self.label_column,
+            partial=self.partial,
             shapes=shapes,
             episodes=self.episodes,
         )

@@ -41,6 +41,7 @@ from chiasm.models import (
 )
 from chiasm.models.brought import load_sources
 from chiasm.nn.lora import has_lora, merge_lora
+from chiasm.predict.loading import sounds_of
 from chiasm.text import Tokenizer
 from chiasm.train.callbacks import Advise, Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
 from chiasm.train.captioning import CaptioningTask
@@ -90,6 +91,10 @@ class Run:
         vocabulary, unk = (self.tokenizer.vocab_size, self.tokenizer.unk) if self.tokenizer else (0, None)
         self.config = config.completed(vocabulary, unk, class_names(train) if config.model.classes is not None else ())
         self.pictures = self._pictures()
+        self.sounds = {
+            name: sounds_of(self.config.model, self.source.split(name), f"{self.source.name} {name}")
+            for name in self.pictures
+        }
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
         if not resume:
@@ -192,6 +197,8 @@ class Run:
             seed=train.seed,
             truncate=self.config.data.truncate,
             workers=train.workers,
+            sounds=self.sounds[split],
+            partial=self.config.data.partial,
         )
         return self.task.batches(self, loader, split)
 
