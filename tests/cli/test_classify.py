@@ -111,4 +111,4 @@ def test_what_cannot_be_done_is_told(words, told, clip, shelf, ask):
 
 def test_a_captioner_cannot_classify(run, shelf, ask):
     code, _, err = ask("classify", run, shelf / "0.png", "--labels", "a")
-    assert code == 2 and "The model is a Captioner, and a Clip is needed here" in err
+    assert code == 2 and "The model is a Captioner, and a Clip or Coca is needed here" in err
