@@ -15,15 +15,19 @@ from chiasm.evaluate.common import Estimate, SplitScores, scores_table, write_re
 from chiasm.evaluate.drawings import draw_answers, draw_calibration, draw_captions, draw_clip
 from chiasm.evaluate.flamingo import Shown, evaluate_flamingo
 from chiasm.evaluate.lm import Read, evaluate_lm
+from chiasm.evaluate.perceiver import Filled, GivenBack, evaluate_masked, evaluate_reconstruction
 from chiasm.evaluate.things import things
 from chiasm.generate import GenerateConfig
 from chiasm.predict import (
+    AnyPredictor,
     CaptionPredictor,
     ClassifierPredictor,
     ClipPredictor,
     CocaPredictor,
     FlamingoPredictor,
     LanguagePredictor,
+    MaskedPredictor,
+    ReconstructionPredictor,
 )
 
 TOLD = {
@@ -33,17 +37,14 @@ TOLD = {
     ClassifierPredictor: "answers.jsonl",
     FlamingoPredictor: "shots.jsonl",
     LanguagePredictor: "texts.jsonl",
+    MaskedPredictor: "gaps.jsonl",
+    ReconstructionPredictor: "rebuilt.jsonl",
 }
 """The file of what each kind of model said of every picture."""
 
 
 def evaluate(
-    predictor: CaptionPredictor
-    | ClipPredictor
-    | CocaPredictor
-    | ClassifierPredictor
-    | FlamingoPredictor
-    | LanguagePredictor,
+    predictor: AnyPredictor,
     source: Source,
     splits: Sequence[str],
     generate: GenerateConfig | None = None,
@@ -73,6 +74,10 @@ def evaluate(
             return evaluate_flamingo(predictor, source, splits, how, max_broken_share=max_broken_share)
         case LanguagePredictor():
             return evaluate_lm(predictor, source, splits)
+        case MaskedPredictor():
+            return evaluate_masked(predictor, source, splits, max_broken_share=max_broken_share)
+        case ReconstructionPredictor():
+            return evaluate_reconstruction(predictor, source, splits, max_broken_share=max_broken_share)
         case _:
             assert_never(predictor)
 
@@ -81,7 +86,9 @@ __all__ = [
     "TOLD",
     "Answered",
     "Estimate",
+    "Filled",
     "Found",
+    "GivenBack",
     "Read",
     "Said",
     "Shown",
@@ -100,6 +107,8 @@ __all__ = [
     "evaluate_coca",
     "evaluate_flamingo",
     "evaluate_lm",
+    "evaluate_masked",
+    "evaluate_reconstruction",
     "scores_table",
     "things",
     "write_results",

@@ -35,7 +35,9 @@ from chiasm.models import (
     FlamingoConfig,
     FusionClassifierConfig,
     LanguageConfig,
+    PerceiverAutoencoderConfig,
     PerceiverClassifierConfig,
+    PerceiverMlmConfig,
     PictureClassifierConfig,
     build_model,
 )
@@ -55,6 +57,7 @@ from chiasm.train.flamingo import FlamingoTask
 from chiasm.train.language import LanguageTask
 from chiasm.train.outcome import describe_outcome
 from chiasm.train.parts import load_parts, parts_tokenizer
+from chiasm.train.perceiver import MaskedTask, ReconstructionTask
 from chiasm.train.start import brought_tokenizer, load_start
 from chiasm.train.task import Task
 
@@ -198,7 +201,7 @@ class Run:
             truncate=self.config.data.truncate,
             workers=train.workers,
             sounds=self.sounds[split],
-            partial=self.config.data.partial,
+            partial=self.config.data.partial or self.source.interleaved,
         )
         return self.task.batches(self, loader, split)
 
@@ -245,6 +248,10 @@ def task_of(config: RunConfig) -> Task:
             return FlamingoTask(config)
         case LanguageConfig():
             return LanguageTask(config.train)
+        case PerceiverMlmConfig():
+            return MaskedTask()
+        case PerceiverAutoencoderConfig():
+            return ReconstructionTask()
         case _:
             assert_never(config.model)
 
