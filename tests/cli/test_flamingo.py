@@ -137,14 +137,16 @@ def test_parts_that_do_not_fit(words, message, lm, flamingo, ask, tmp_path):
 def test_sequences_of_a_file_with_a_clips_eyes(shelf, drawn, ask, tmp_path):
     clip, out = tmp_path / "clip", tmp_path / "out"
     made("train", "clip", *SHAPES, "--preset", "tiny", "--out", clip, "--set", *FEW, "model.vision.width=32")
-    rows = [
-        [{"image": str(shelf / f"{i % 8}.png"), "text": drawn.captions[i % 8]} for i in (n, n + 1)] for n in range(9)
-    ]
+    rows = []
+    for n in range(9):
+        shown = [{"image": str(shelf / f"{i % 8}.png"), "text": drawn.captions[i % 8]} for i in (n, n + 1)]
+        rows.append([{"text": "a small"}, *shown] if n % 2 else shown)
     path = tmp_path / "stories.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     command = ("train", "flamingo", path, "--preset", "tiny", "--vision", f"clip:{clip}", "--out", out)
     code, _, err = ask(*command, "--set", *FEW, *SMALL, *SIZES[2:])
     assert code == 0, err
+    assert (out / "quarantine.jsonl").read_text() == ""
     eyes, whole = (load_file(run / "bundle" / "model.safetensors") for run in (clip, out))
     seeing = {name: tensor for name, tensor in eyes.items() if name.startswith("vision.")}
     assert seeing and all(torch.equal(whole[name], tensor) for name, tensor in seeing.items())

@@ -134,7 +134,7 @@ class InterleavedLoader:
         self.loader = loader
         self.mark = mark
         self.pad = tokenizer.pad
-        chosen = [examples[int(row)] for row in loader.pictures.good]
+        chosen = [examples[int(row)] for row in loader.rows]
         self.shown = np.array([example.image is not None for example in chosen])
         self.given = np.array([example.given for example in chosen])
         lengths = _lengths(chosen, tokenizer)

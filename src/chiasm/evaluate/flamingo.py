@@ -9,6 +9,7 @@ import numpy as np
 
 from chiasm.data.cache import Pictures
 from chiasm.data.source import Source
+from chiasm.errors import UserError
 from chiasm.evaluate.captioner import evaluate_captioner
 from chiasm.evaluate.common import Estimate, SplitScores, readable
 from chiasm.generate import GenerateConfig
@@ -69,9 +70,12 @@ def _sequences(
     rows, told = [], []
     for places in track(groups.values(), f"asking {split}", total=len(groups)):
         own = [examples[place] for place in places]
+        if own[-1].image is None or not own[-1].texts[0]:  # nothing to be asked
+            continue
         pixels = pictures.pixels_of(pictures.good[places])
-        shots = predictor.show(pixels[:-1], [example.texts[0] for example in own[:-1]])
-        truth, choices = own[-1].texts[0], list(dict.fromkeys(example.texts[0] for example in own))
+        shots = predictor.show(pixels[:-1], [e.texts[0] for e in own[:-1]], [e.image is not None for e in own[:-1]])
+        truth = own[-1].texts[0]
+        choices = list(dict.fromkeys(e.texts[0] for e in own if e.texts[0] and e.image is not None))
         said, scores = [], []
         for shown in (shots, None):
             said.append(predictor.caption_pixels(pixels[-1:], config, shown)[0].text)
@@ -79,6 +83,8 @@ def _sequences(
             scores += [float(said[-1] == truth), float(choices[int(likely.argmax())] == truth)]
         rows.append([scores[0], scores[2], scores[1], scores[3], 1 / len(choices)])
         told.append(Shown(own[-1].key, said[0], said[1], truth, tuple(example.texts[0] for example in own[:-1])))
+    if not rows:
+        raise UserError(f"No sequence of {split!r} ends with a picture and its text", "Give the last pictures a text.")
     scores = {name: _mean(column) for name, column in zip(COLUMNS, np.array(rows).T, strict=True)}
     return SplitScores(split, len(rows), scores, COLUMNS, told, pictures.broken)
 

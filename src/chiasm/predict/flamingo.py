@@ -65,12 +65,20 @@ class FlamingoPredictor(Predictor):
         return self.caption_pixels(self.read(pictures), config, shown, question=question)
 
     @torch.no_grad()
-    def show(self, pixels: Pixels, texts: Sequence[str]) -> Shots:
-        """Examples whose pictures `read` (or the cache) prepared, read once for all that will be asked after them."""
-        ids = [i for text in texts for i in (self.model.config.mark, *self._words(text), self.model.rules.eot)]
-        size = self.model.config.latents, self.model.resampler.latents.shape[1]
+    def show(self, pixels: Pixels, texts: Sequence[str], seen: Sequence[bool] | None = None) -> Shots:
+        """Examples whose pictures `read` (or the cache) prepared, read once for all that will be asked after them.
+
+        Of examples that are not `seen` there is the text alone.
+        """
+        seen = [True] * len(texts) if seen is None else seen
+        ids: list[int] = []
+        for text, has_picture in zip(texts, seen, strict=True):
+            words = self._words(text)
+            ids += [self.model.config.mark] * has_picture + words + [self.model.rules.eot] * bool(words)
+        pixels = pixels[np.array(seen, dtype=bool)]
         if not len(pixels):
-            return Shots(torch.empty(0, *size), ())
+            size = self.model.config.latents, self.model.resampler.latents.shape[1]
+            return Shots(torch.empty(0, *size), tuple(ids))
         return Shots(self.model.encode(normalize(pixels, self.preprocess)[None, :, None])[0], tuple(ids))
 
     @torch.no_grad()

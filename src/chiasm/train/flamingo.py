@@ -36,6 +36,7 @@ class FlamingoTask(Task):
         assert isinstance(config.model, FlamingoConfig)
         gated = range(0, config.model.decoder.depth, config.model.every)
         names = tuple(f"gate_{number}_{kind}" for number in range(len(gated)) for kind in ("cross", "mlp"))
+        self.gates = names
         self.objective = Interleaving(captioning=Captioning(label_smoothing=config.train.label_smoothing), gates=names)
 
     def batches(self, run: Run, loader: Loader, split: str) -> InterleavedLoader:
@@ -65,7 +66,9 @@ class FlamingoTask(Task):
         told = []
         for rows in sequences:
             pixels = pictures.pixels_of(pictures.good[[chosen.index(row) for row in rows]])
-            shots = predictor.show(pixels[:-1], [examples[row].texts[0] for row in rows[:-1]])
+            before = [examples[row] for row in rows[:-1]]
+            seen = [e.image is not None for e in before]
+            shots = predictor.show(pixels[:-1], [e.texts[0] for e in before], seen)
             said = predictor.caption_pixels(pixels[-1:], GenerateConfig(), shots)[0].text
             told.append({"key": examples[rows[-1]].key, "text": examples[rows[-1]].texts[0], "said": said})
         return told
@@ -77,5 +80,5 @@ class FlamingoTask(Task):
         write_results(results, run.folder, "shots.jsonl")
         if not run.source.interleaved:
             draw_captions(predictor.writer, run.source, results, run.folder)
-        gates_figure(read_metrics(run.folder / "metrics.csv"), self.objective.gates, run.folder / "gates.png")
+        gates_figure(read_metrics(run.folder / "metrics.csv"), self.gates, run.folder / "gates.png")
         return bundle, results

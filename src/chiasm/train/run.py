@@ -202,6 +202,7 @@ class Run:
             workers=train.workers,
             sounds=self.sounds[split],
             partial=self.config.data.partial or self.source.interleaved,
+            together=self.task.together,
         )
         return self.task.batches(self, loader, split)
 
