@@ -67,6 +67,22 @@ def test_a_batch_depends_on_seed_and_step_alone(make):
     assert different.keys != first[0].keys
 
 
+@pytest.mark.parametrize("together", [2, 3])
+def test_neighbours_stay_together_in_another_order_each_epoch(together, make):
+    loader = make(together=together, batch_size=2 * together)
+    orders = []
+    for epoch in range(2):
+        steps = range(epoch * loader.steps_per_epoch, (epoch + 1) * loader.steps_per_epoch)
+        numbers = [int(key[1:]) for step in steps for key in loader.batch(step).keys]
+        assert len(set(numbers)) == len(numbers)
+        for i, number in enumerate(numbers):
+            before, after = ([-1, *numbers][i], [*numbers, -1][i + 1])
+            assert number % together == 0 or before == number - 1
+            assert number % together == together - 1 or number == 22 or after == number + 1 or after == -1
+        orders.append(numbers)
+    assert orders[0] != orders[1]
+
+
 def test_worker_processes_make_the_same_batches_and_leave_the_global_state_alone(make):
     before = torch.get_rng_state()
     loader = make(workers=2)

@@ -49,6 +49,7 @@ class Loader:
         classes: Sequence[str] = (),
         sounds: Sounds | None = None,
         partial: bool = False,
+        together: int = 1,
     ):
         """Tokenise all texts once; UserError for a text longer than `context` ids, or an example that lacks something.
 
@@ -56,8 +57,9 @@ class Loader:
         example may lack its picture, text or sound, and nothing of that is kept in its row; sounds may always be
         lacking. Rows whose picture or sound is broken are left out.
 
-        With `truncate` longer texts lose their end instead. `workers` processes make the batches of `stream`; with 0
-        it is a thread, which is quicker unless pictures are read for every batch.
+        With `truncate` longer texts lose their end instead. So many neighbours as `together` says stay in one batch.
+        `workers` processes make the batches of `stream`; with 0 it is a thread, which is quicker unless pictures are
+        read for every batch.
         """
         if pictures.preprocess != preprocess:
             raise ValueError(f"The pictures were prepared with {pictures.preprocess}, not with {preprocess}")
@@ -69,6 +71,7 @@ class Loader:
         self.batch_size = batch_size
         self.seed = seed
         self.workers = workers
+        self.together = together
         self.sounds = sounds
         self.rows = np.setdiff1d(pictures.good, [broken.row for broken in sounds.broken] if sounds else [])
         chosen = [examples[int(row)] for row in self.rows]
@@ -137,7 +140,9 @@ class Loader:
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
-            self._order = epoch, self._random(ORDER, epoch).permutation(len(self))
+            groups = self._random(ORDER, epoch).permutation(-(-len(self) // self.together))
+            order = (groups[:, None] * self.together + np.arange(self.together)).ravel()
+            self._order = epoch, order[order < len(self)]
         return self._order[1]
 
     def _random(self, purpose: int, index: int) -> np.random.Generator:

@@ -67,11 +67,10 @@ def draw_answers(predictor: ClassifierPredictor, source: Source, results: Sequen
     for result in results:
         if predictor.sees_pictures:
             seen, pictures = readable(source, result.split, predictor.preprocess, 1.0)
-            labelled = [row for row, example in zip(pictures.good, seen, strict=True) if example.label]
-            places = _spread(len(result.told))
-            told: list[Answered] = [result.told[place] for place in places]
+            rows = {example.key: row for row, example in zip(pictures.good, seen, strict=True)}
+            told: list[Answered] = [result.told[place] for place in _spread(len(result.told))]
             right = [item.answer == item.label for item in told]
-            pixels = pictures.pixels_of(np.array(labelled)[places])
+            pixels = pictures.pixels_of(np.array([rows[item.key] for item in told]))
             _gallery(pixels, [_answered(item) for item in told], right, folder / f"gallery-{result.split}.png")
         if result.labels is not None:
             names = list(result.labels.pictures)

@@ -25,6 +25,8 @@ class Task(ABC):
     objective: Objective
     explained: str
     """What the scores on the card mean."""
+    together: int = 1
+    """So many neighbours among the training examples stay in one batch."""
 
     def start(self, run: Run) -> None:  # noqa: B027 - most models owe it nothing
         """Set what a fresh model's weights owe to the run; UserError where its settings do not fit the model."""
