@@ -38,6 +38,19 @@ def test_settings_change_the_figures(ask, tmp_path):
     assert deepest - deeper == deeper - plain > 0
 
 
+def test_a_classifier_has_the_classes_that_are_said(ask):
+    few = ("--batch-size", "2", "--vocabulary", "50")
+    ten, twenty = (
+        int(figures(ask("cost", "fusion", "tiny", *few, "--classes", classes)[1])["parameters"].replace(",", ""))
+        for classes in (10, 20)
+    )
+    assert twenty - ten == 10 * (128 + 1)
+    told = [figures(ask("cost", "fusion", "tiny", *few, "--fusion", name)[1]) for name in ("late", "early")]
+    assert told[0]["parameters"] != told[1]["parameters"]
+    code, out, err = ask("cost", "vit", "tiny", *few, "--text-tokens", "99")  # it reads none
+    assert (code, err) == (0, "") and "GFLOP" in out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -45,6 +58,7 @@ def test_settings_change_the_figures(ask, tmp_path):
         ("tiny --batch-size 0", "--batch-size is 0"),
         ("tiny --text-tokens 1", "--text-tokens is 1"),
         ("tiny --set model.vision.width=13", "width 13 is not a multiple of heads 4"),
+        ("tiny --classes 0", "--classes is 0"),
         ("tiny --text-tokens 33", "--text-tokens is 33"),
     ],
 )

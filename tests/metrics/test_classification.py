@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from chiasm.metrics.classification import STRENGTHS, classification_scores, fit_logistic, linear_probe
+from chiasm.metrics.classification import (
+    STRENGTHS,
+    calibration_error,
+    classification_scores,
+    fit_logistic,
+    linear_probe,
+)
 
 NAMES = [f"class {i}" for i in range(8)]
 
@@ -142,6 +148,27 @@ def test_probe_reads_separable_features_whatever_their_scale_and_names():
     assert (probe.classes[probe.logits.argmax(1)] == probe.predictions).all()
     again = linear_probe(1000 * x + 5e4, names[labels], 1000 * test_x + 5e4)
     assert (again.logits == probe.logits).all()
+
+
+def test_calibration_error_is_the_mean_gap_of_equally_wide_bins():
+    rng = np.random.default_rng(0)
+    confidence, right = rng.random(200), (rng.random(200) < 0.4).astype(float)
+    groups = np.arange(200) // 4
+    error = calibration_error(confidence, right, groups, bins=5)
+    wanted = 0.0
+    for low in np.arange(5) / 5:
+        inside = (confidence >= low) & (confidence < low + 0.2)
+        wanted += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    assert error.value == pytest.approx(wanted) and error.low <= error.value <= error.high
+
+
+def test_who_says_how_often_he_is_right_has_no_calibration_error_and_who_is_certain_has_his_errors():
+    groups = np.arange(1000)
+    right = (groups % 4 != 0).astype(float)
+    assert calibration_error(np.full(1000, 0.75), right, groups).value == pytest.approx(0)
+    assert calibration_error(np.ones(1000), right, groups).value == pytest.approx(0.25)
+    few, many = (calibration_error(np.ones(1000), right, groups // size) for size in (100, 1))
+    assert few.high - few.low < many.high - many.low  # groups of a hundred have 75 right ones each
 
 
 def test_probe_chooses_a_strong_penalty_for_noise_and_a_weak_one_for_signal():

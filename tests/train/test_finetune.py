@@ -9,9 +9,10 @@ from torch import nn
 
 from chiasm.bundle import Bundle
 from chiasm.errors import UserError
-from chiasm.models import CaptionerConfig, ClipConfig, build_model
+from chiasm.models import CaptionerConfig, ClipConfig, FusionClassifierConfig, PictureClassifierConfig, build_model
 from chiasm.models.adapted import Adapted, ModuleVisionConfig
 from chiasm.models.clip import Clip
+from chiasm.models.fusion import LateConfig
 from chiasm.models.language import DecoderConfig, TextConfig
 from chiasm.models.vision import ConvConfig, VitConfig
 from chiasm.nn import weight_decay_groups
@@ -280,3 +281,19 @@ def test_a_start_that_does_not_fit_is_refused(clip_settings, original, tmp_path)
         train(clip_settings(str(tmp_path / "nowhere")), tmp_path / "lost")
     with pytest.raises(UserError, match=r"train\.tune is 'lora': rank is 99"):
         train(clip_settings(str(original), tune="lora", lora_rank=99), tmp_path / "rank")
+
+
+def test_a_classifier_is_tuned_by_its_towers():
+    fusion = FusionClassifierConfig(
+        vision=VISION, text=dataclasses.replace(TEXT, causal=False, pool="mean"), fusion=LateConfig(width=16),
+        classes=("a", "b"),
+    )  # fmt: skip
+    model = build_model(dataclasses.replace(fusion, vision=dataclasses.replace(VISION, pool="mean")))
+    tune_only(model, "projection")
+    assert {name.split(".")[0] for name in trained(model)} == {"head"}
+    model = build_model(PictureClassifierConfig(vision=VISION, classes=("a", "b")))
+    tune_only(model, "last")
+    blocks = {name.split(".")[2] for name in trained(model) if name.startswith("vision.blocks")}
+    assert blocks == {"2"} and "head.weight" in trained(model)
+    factors = {id(p): group["factor"] for group in layer_groups(model, 0.1, 0.5) for p in group["params"]}
+    assert factors[id(model.head.weight)] == 1.0
