@@ -16,7 +16,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from typing_extensions import assert_never
 
 from chiasm import config as configs
 from chiasm.bundle import Bundle, fill, own_tensors
@@ -28,38 +27,19 @@ from chiasm.data.source import class_names
 from chiasm.data.texts import in_contexts
 from chiasm.errors import UserError
 from chiasm.evaluate import SplitScores
-from chiasm.models import (
-    CaptionerConfig,
-    ClipConfig,
-    CocaConfig,
-    FlamingoConfig,
-    FusionClassifierConfig,
-    LanguageConfig,
-    PerceiverAutoencoderConfig,
-    PerceiverClassifierConfig,
-    PerceiverMlmConfig,
-    PictureClassifierConfig,
-    build_model,
-)
+from chiasm.models import build_model
 from chiasm.models.brought import load_sources
 from chiasm.nn.lora import has_lora, merge_lora
 from chiasm.predict.loading import sounds_of
 from chiasm.text import Tokenizer
 from chiasm.train.callbacks import Advise, Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
-from chiasm.train.captioning import CaptioningTask
-from chiasm.train.classifying import ClassificationTask
-from chiasm.train.coca import CocaTask
 from chiasm.train.config import RunConfig
-from chiasm.train.contrastive import ContrastiveTask
 from chiasm.train.engine import Engine
 from chiasm.train.finetune import tune_only
-from chiasm.train.flamingo import FlamingoTask
-from chiasm.train.language import LanguageTask
 from chiasm.train.outcome import describe_outcome
 from chiasm.train.parts import load_parts, parts_tokenizer
-from chiasm.train.perceiver import MaskedTask, ReconstructionTask
 from chiasm.train.start import brought_tokenizer, load_start
-from chiasm.train.task import Task
+from chiasm.train.tasks import task_of
 
 EPOCHS, FEWEST_STEPS = 30, 600
 """How long a run is for which nothing was said: so many epochs, or so many steps if those are more."""
@@ -232,29 +212,6 @@ class Run:
             merge_lora(model)
         world = {"tokenizer": self.tokenizer, "preprocess": self.config.preprocess, "task": self.config.data.task}
         return Bundle(model=model, **world)
-
-
-def task_of(config: RunConfig) -> Task:
-    """How the model of a configuration is trained."""
-    match config.model:
-        case CaptionerConfig():
-            return CaptioningTask(config.train)
-        case ClipConfig():
-            return ContrastiveTask()
-        case CocaConfig():
-            return CocaTask(config.train)
-        case FusionClassifierConfig() | PictureClassifierConfig() | PerceiverClassifierConfig():
-            return ClassificationTask(config)
-        case FlamingoConfig():
-            return FlamingoTask(config)
-        case LanguageConfig():
-            return LanguageTask(config.train)
-        case PerceiverMlmConfig():
-            return MaskedTask()
-        case PerceiverAutoencoderConfig():
-            return ReconstructionTask()
-        case _:
-            assert_never(config.model)
 
 
 class Steps:
