@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from chiasm.bundle import Bundle
 from chiasm.evaluate import TOLD, SplitScores, write_results
 from chiasm.evaluate.perceiver import evaluate_masked, evaluate_reconstruction
 from chiasm.objectives import MaskedText, Reconstruction
+from chiasm.objectives.masked import keyed_generator
 from chiasm.predict import MaskedPredictor, ReconstructionPredictor
 from chiasm.predict.perceiver import GAP
 from chiasm.train.task import SAMPLES, Task
@@ -57,8 +60,16 @@ class ReconstructionTask(Task):
     objective = Reconstruction()
 
     def samples(self, run: Run) -> list[dict[str, str]]:
-        """Errors are in metrics.csv; there is nothing to say in words."""
-        return []
+        """The error of each modality of what is hidden of a few examples."""
+        assert run.val_loader is not None
+        model, objective, found = run.model, Reconstruction(), []
+        for row in next(run.val_loader.in_order(SAMPLES)).split(1):
+            hidden = objective.hidden(model, row, keyed_generator(row))
+            with torch.no_grad():
+                errors = objective(model, row, hidden)
+            said = ", ".join(f"{n} {float(e) / max(1, int(hidden[n].sum())):.4f}" for n, e in errors.items())
+            found.append({"key": row.keys[0], "text": "errors of what is hidden", "said": said})
+        return found
 
     def evaluate(self, run: Run, bundle: Bundle, splits: list[str]) -> tuple[Bundle, list[SplitScores]]:
         """How well each modality is given back."""
