@@ -27,7 +27,7 @@ from chiasm.data.source import class_names
 from chiasm.data.texts import in_contexts
 from chiasm.errors import UserError
 from chiasm.evaluate import SplitScores
-from chiasm.models import build_model
+from chiasm.models import LanguageConfig, build_model
 from chiasm.models.brought import load_sources
 from chiasm.nn.lora import has_lora, merge_lora
 from chiasm.predict.loading import sounds_of
