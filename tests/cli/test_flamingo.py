@@ -111,7 +111,7 @@ def test_what_has_no_shots_says_so(lm, flamingo, shelf, shots, ask, tmp_path):
     code, _, err = ask("caption", lm, shelf / "4.png", "--shots", shots)
     assert code == 2 and "The model is a LanguageModel, and a Flamingo is needed here" in err
     code, _, err = ask("caption", flamingo, shelf / "4.png", "--attention", tmp_path / "a.png")
-    assert code == 2 and "no places" in err
+    assert code == 2 and "latents (a flamingo)" in err
     code, _, err = ask("caption", flamingo, shelf / "4.png", "--shots", tmp_path / "none.jsonl")
     assert code == 2 and "There is no" in err
 
