@@ -71,7 +71,7 @@ def caption(
     predictor = CaptionPredictor.load(run)
     if attention is not None and not predictor.looks:
         raise UserError(
-            f"{run} reads a vector of a picture (fusion late) or latents (a flamingo), so there is no place where it looks",
+            f"{run} reads a vector of a picture (fusion late) or latents (a flamingo), and looks at no places",
             "Leave out --attention; captioners with another --fusion than late have it.",
         )
     for good, pixels in in_batches(predictor, paths, "captioning"):
