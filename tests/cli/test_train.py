@@ -66,7 +66,7 @@ def test_options_become_settings(settled):
 
 def test_defaults_suit_photos(settled):
     settings, *_ = settled("shapes")
-    assert (settings.train.epochs, settings.train.minutes, settings.train.seed) == (30.0, None, 0)
+    assert (settings.train.epochs, settings.train.minutes, settings.train.seed) == (None, None, 0)
     assert settings.model.vision.width == 192
     light, strong = (settled("shapes", "--augment", name)[0].train.augment for name in ("light", "strong"))
     assert settings.train.augment == light != strong

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from chiasm import config as configs
+from chiasm.bundle import Bundle
 from chiasm.data.task import TaskConfig
+from chiasm.models import build_model
 from chiasm.models.fusion import CrossConfig, EarlyConfig
 from chiasm.train import run as run_module
 from chiasm.train.config import RunConfig
+from chiasm.train.parts import load_parts
 from chiasm.train.run import RunResult
 
 
@@ -88,3 +92,15 @@ def test_the_end_of_a_run_says_how_to_ask(ask, tmp_path):
     code, _, err = ask("train", "fusion", "--config", run / "config.json", "--fusion", "early", "--out", tmp_path / "b")
     assert code == 2 and "--fusion early does not fit" in err
     assert configs.load(RunConfig, run / "config.json").model.classes == ("no", "yes")
+
+
+def test_a_fusion_goes_on_from_a_trained_picture_encoder(settled, run, tmp_path, ask):
+    settings = settled("fusion", "shapes", "--task", "match", "--preset", "tiny", "--vision", f"clip:{run}")
+    assert settings.model.vision.depth == 1 and settings.model.vision_from == str(run)  # the captioner's
+    built = build_model(settings.completed(9, None, ("no", "yes")).model)
+    load_parts(built)
+    trained = Bundle.load(run).model.vision.state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in built.vision.state_dict().items())
+    assert all(p.requires_grad for p in built.vision.parameters())
+    code, _, err = ask("train", "fusion", "shapes", "--task", "match", "--vision", tmp_path, "--out", tmp_path / "no")
+    assert code == 2 and str(tmp_path) in err

@@ -70,7 +70,7 @@ def start_settings(
         raise UserError("Only a flamingo has --lm", f"chiasm train flamingo ... --lm {lm}")
     if source is None and vision is None and text is None and lm is None:
         return settings
-    from chiasm.train.parts import with_parts
+    from chiasm.train.parts import with_parts, with_trained_vision
     from chiasm.train.start import started_from, with_brought
 
     if source is not None and (vision is not None or text is not None or lm is not None):
@@ -79,6 +79,10 @@ def start_settings(
         if text is not None:
             raise UserError("A flamingo has no --text encoder", "Its language model is --lm.")
         return with_parts(settings, lm, vision)
+    if model == "fusion" and vision is not None:
+        if text is not None:
+            raise UserError("A fusion's --text encoder is its own", "Leave the option away.")
+        return with_trained_vision(settings, vision)
     return started_from(settings, source) if source is not None else with_brought(settings, vision, text)
 
 

@@ -35,6 +35,8 @@ class FusionClassifierConfig:
     """A model of one modality is a baseline of the same sizes: the other's encoder is left out, and it is missing."""
     withhold: float = 0.0
     """The share of training examples of which one modality is withheld, so that the model can do without either."""
+    vision_from: str = ""
+    """The trained Clip or captioner whose picture encoder a new run starts with, and trains on."""
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

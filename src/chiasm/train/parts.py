@@ -1,4 +1,4 @@
-"""A Flamingo out of trained parts: a language model and a picture encoder, as they are, or where it begins."""
+"""Models out of trained parts: a language model or a picture encoder, as they are, or where training begins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from pathlib import Path
 
 from chiasm.bundle import fill, own_tensors
 from chiasm.errors import UserError
-from chiasm.models import Captioner, Clip, Flamingo, FlamingoConfig, LanguageModel, Model, ModelConfig
+from chiasm.models import (
+    Captioner,
+    Clip,
+    Flamingo,
+    FlamingoConfig,
+    FusionClassifier,
+    FusionClassifierConfig,
+    LanguageModel,
+    Model,
+    ModelConfig,
+)
 from chiasm.text import Tokenizer
 from chiasm.train.config import RunConfig
 from chiasm.train.start import load_start
@@ -34,14 +44,21 @@ def with_parts(settings: RunConfig, lm: str | None, vision: str | None) -> RunCo
     return replace(settings, model=model, preprocess=preprocess)
 
 
+def with_trained_vision(settings: RunConfig, vision: str) -> RunConfig:
+    """The settings of a fusion whose picture encoder goes on from a trained one; UserError where there is none."""
+    model, folder = settings.model, vision.removeprefix(CLIP)
+    assert isinstance(model, FusionClassifierConfig)
+    start = load_start(folder)
+    model = replace(model, vision=_seeing(start.model, folder).config.vision, vision_from=folder)
+    return replace(settings, model=model, preprocess=start.preprocess)
+
+
 def load_parts(model: Model) -> None:
-    """Fill a new Flamingo with the weights of the parts that it begins with."""
-    if not isinstance(model, Flamingo):
-        return
-    if model.config.decoder_from:
+    """Fill a new model with the weights of the trained parts that it begins with."""
+    if isinstance(model, Flamingo) and model.config.decoder_from:
         source = _language_model(model.config.decoder_from)
         fill(model.decoder, own_tensors(source.decoder), Path(model.config.decoder_from))
-    if model.config.vision_from:
+    if isinstance(model, (Flamingo, FusionClassifier)) and model.config.vision_from and model.vision is not None:
         source = _seeing(load_start(model.config.vision_from).model, model.config.vision_from)
         fill(model.vision, own_tensors(source.vision), Path(model.config.vision_from))
 
@@ -70,4 +87,4 @@ def _seeing(model: Model, folder: str) -> Clip | Captioner:
     return model
 
 
-__all__ = ["load_parts", "parts_tokenizer", "with_parts"]
+__all__ = ["load_parts", "parts_tokenizer", "with_parts", "with_trained_vision"]
