@@ -126,3 +126,18 @@ def test_the_same_seed_gives_the_same():
 def test_a_split_without_a_wrong_caption_is_said():
     with pytest.raises(UserError, match="no caption that is wrong for a picture with the caption 'dog'"):
         matching_source(source_of(("dog",), ("dog",)))
+
+
+def test_every_second_wrong_caption_of_training_is_easy_and_those_of_tests_are_hard():
+    def shared(example, text):
+        return bool(set(example.texts[0].split()) & set(text.split()))
+
+    by_rank = defaultdict(list)
+    for right, wrong in pairs(MATCHINGS["text"], "train"):
+        if len(wrong.texts) == WRONG_CAPTIONS:
+            for rank, text in enumerate(wrong.texts):
+                by_rank[rank].append(shared(right, text))
+    hard_first, easy, hard, _ = (np.mean(by_rank[rank]) for rank in range(4))
+    assert hard_first > hard - 0.1 > easy + 0.2
+    tests = [shared(right, wrong.texts[0]) for right, wrong in pairs(MATCHINGS["text"], "test-style")]
+    assert np.mean(tests) > easy + 0.2
