@@ -24,7 +24,10 @@ from chiasm.train.finetune import Tune
 DRAWN = "gallery-*.png", "retrieval-*.png", "confusion-*.png", "calibration.png", "gates.png"
 """Pictures that a run leaves, but for the curves."""
 
-TOLD = "captions.jsonl", "retrieval.jsonl", "told.jsonl", "answers.jsonl", "texts.jsonl", "shots.jsonl"
+TOLD = (
+    "captions.jsonl", "retrieval.jsonl", "told.jsonl", "answers.jsonl", "texts.jsonl", "shots.jsonl", "gaps.jsonl",
+    "rebuilt.jsonl",
+)  # fmt: skip
 """What a model said of every example."""
 
 
@@ -155,6 +158,8 @@ def train(
 
 def _where_to_look(settings: RunConfig, out: Path) -> str:
     """The files of a finished run that people want to see, and what to type next."""
+    from chiasm.predict.loading import heard
+
     run = shlex.quote(str(out))
     following = []
     if isinstance(settings.model, (CaptionerConfig, CocaConfig)):
@@ -172,7 +177,7 @@ def _where_to_look(settings: RunConfig, out: Path) -> str:
         ]
     if isinstance(settings.model, FlamingoConfig):
         following += [f"chiasm caption {run} PICTURE --shots shots.jsonl"]
-    if settings.data.task is not None:
+    if settings.data.task is not None and heard(settings.model) is None:
         following += [_ask(run, settings)]
     elif isinstance(settings.model, LanguageConfig):
         following += [f'chiasm write {run} "how it begins" --mode sample --texts 5']

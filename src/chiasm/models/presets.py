@@ -18,7 +18,7 @@ from chiasm.models.inputs import Inputs, MelInput, PictureInput, TextInput
 from chiasm.models.language import DecoderConfig, TextConfig, TextRules
 from chiasm.models.lm import LanguageConfig
 from chiasm.models.mlm import PerceiverMlmConfig
-from chiasm.models.perceiver import LatentConfig, PerceiverClassifierConfig
+from chiasm.models.perceiver import LatentConfig, PerceiverClassifierConfig, ReadConfig
 from chiasm.models.vision import ConvConfig, VitConfig
 
 C = TypeVar("C")
@@ -276,12 +276,24 @@ def vit_preset(name: str) -> PictureClassifierConfig:
 
 def perceiver_tiny(task: str, inputs: Sequence[str]) -> Perceiver:
     """32 latents of width 128 in 4 layers, pictures of 32 px: about 1 M parameters, to try things out."""
-    return _perceiver(task, inputs, LatentConfig(latents=32, width=128, depth=4, heads=4), pixels=32, text_width=64)
+    return _perceiver(
+        task,
+        inputs,
+        LatentConfig(latents=32, width=128, depth=4, heads=4, read=ReadConfig(heads=4)),
+        pixels=32,
+        text_width=64,
+    )
 
 
 def perceiver_small(task: str, inputs: Sequence[str]) -> Perceiver:
     """64 latents of width 192 in 6 layers, pictures of 64 px: about 3 M parameters."""
-    return _perceiver(task, inputs, LatentConfig(latents=64, width=192, depth=6, heads=4), pixels=64, text_width=128)
+    return _perceiver(
+        task,
+        inputs,
+        LatentConfig(latents=64, width=192, depth=6, heads=4, read=ReadConfig(heads=4)),
+        pixels=64,
+        text_width=128,
+    )
 
 
 def _perceiver(task: str, inputs: Sequence[str], latents: LatentConfig, pixels: int, text_width: int) -> Perceiver:

@@ -14,6 +14,7 @@ from chiasm.data.transforms import NO_PICTURES, normalize
 from chiasm.errors import UserError
 from chiasm.models import Classifier
 from chiasm.predict.base import Pixels, Predictor
+from chiasm.predict.loading import heard
 from chiasm.types import Batch, Picture
 
 ROWS = 128
@@ -67,6 +68,10 @@ class ClassifierPredictor(Predictor):
 
     def probabilities(self, pixels: Pixels, texts: Sequence[str] | None = None) -> Float[np.ndarray, "b classes"]:
         """Of each class, for pictures that `read` (or the cache) prepared."""
+        if heard(self.bundle.model.config) is not None:
+            raise UserError(
+                "The model hears sounds, which cannot be given here", "`chiasm evaluate` asks it about data."
+            )
         if texts is not None and len(texts) != len(pixels):
             raise ValueError(f"{len(texts)} texts do not fit {len(pixels)} pictures")
         if self.reads_texts != (texts is not None):

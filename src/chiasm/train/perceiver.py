@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from chiasm.bundle import Bundle
 from chiasm.evaluate import TOLD, SplitScores, write_results
 from chiasm.evaluate.perceiver import evaluate_masked, evaluate_reconstruction
+from chiasm.models import PerceiverAutoencoder
 from chiasm.objectives import MaskedText, Reconstruction
 from chiasm.objectives.masked import keyed_generator
 from chiasm.predict import MaskedPredictor, ReconstructionPredictor
@@ -62,7 +63,7 @@ class ReconstructionTask(Task):
     def samples(self, run: Run) -> list[dict[str, str]]:
         """The error of each modality of what is hidden of a few examples."""
         assert run.val_loader is not None
-        model, objective, found = run.model, Reconstruction(), []
+        model, objective, found = cast(PerceiverAutoencoder, run.model), Reconstruction(), []
         for row in next(run.val_loader.in_order(SAMPLES)).split(1):
             hidden = objective.hidden(model, row, keyed_generator(row))
             with torch.no_grad():
