@@ -47,6 +47,7 @@ def test_options_of_a_fusion_become_settings(settled):
 def test_a_vit_tells_classes(settled):
     settings = settled("vit", "photos", "--preset", "tiny")
     assert settings.data.task == TaskConfig(name="label") and settings.model.rules is None
+    assert settings.train.label_smoothing == 0 < settled("captioner", "photos").train.label_smoothing
 
 
 def test_a_file_says_the_task_and_an_option_wins(settled, tmp_path):

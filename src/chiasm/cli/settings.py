@@ -61,6 +61,8 @@ def start_settings(
         settings = replace(settings, data=replace(settings.data, task=TaskConfig(name="label")))
     if model == "perceiver":
         settings = replace(settings, data=replace(settings.data, partial=True))
+    if settings.model.classes is not None:  # whose probabilities are told, and shall be true
+        settings = replace(settings, train=replace(settings.train, label_smoothing=0.0))
     if model in ("clip", "coca", "fusion"):
         words = TokenizerConfig(units="bpe", vocab_size=4096)  # people search with words that no caption had
         settings = replace(settings, tokenizer=words)
