@@ -141,7 +141,7 @@ class Multimodal(nn.Module):
         pads = {name: torch.randn(self.width - adapter.channels) * 0.02 for name, adapter in adapters.items()}
         self.modalities = nn.ParameterDict({name: nn.Parameter(pad) for name, pad in pads.items() if several})
 
-    def forward(self, values: Mapping[str, Given], hidden: Mapping[str, Bool[Tensor, "b n"]] | None = None) -> Encoded:
+    def forward(self, values: Mapping[str, Given], hidden: Mapping[str, Bool[Tensor, "b _"]] | None = None) -> Encoded:
         """The tokens of all that is given, w channels each; `hidden` ones are not read. ValueError for nothing."""
         names = [name for name in self.adapters if name in values]
         if not names:

@@ -57,8 +57,8 @@ class PerceiverAutoencoder(nn.Module):
         init_weights(self, depth_of(config))
 
     def forward(
-        self, values: Mapping[str, Given], hidden: Mapping[str, Bool[Tensor, "b n"]] | None = None
-    ) -> dict[str, Float[Tensor, "b n f"]]:
+        self, values: Mapping[str, Given], hidden: Mapping[str, Bool[Tensor, "b _"]] | None = None
+    ) -> dict[str, Float[Tensor, "b _ _"]]:
         """For each given modality, what stands at every place: values, or logits; `hidden` places are not read."""
         latents = self.encoder(self.input(values, hidden))
         lengths = {name: self.places(name, values[name]) for name in self.queries if name in values}

@@ -19,7 +19,7 @@ from chiasm.objectives.base import Objective, Rows, mean_of
 from chiasm.objectives.masked import keyed_generator
 from chiasm.types import Batch
 
-Hidden = dict[str, Bool[Tensor, "b n"]]
+Hidden = dict[str, Bool[Tensor, "b _"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def places(model: PerceiverAutoencoder, batch: Batch) -> Hidden:
 
 
 def _error(
-    model: PerceiverAutoencoder, name: str, answers: Float[Tensor, "n f"], values: Given, hide: Bool[Tensor, "b n"]
+    model: PerceiverAutoencoder, name: str, answers: Float[Tensor, "hidden f"], values: Given, hide: Bool[Tensor, "b n"]
 ) -> Float[Tensor, ""]:
     if name == "text":
         return next_token(answers, values.values[hide], 0.0)[0]

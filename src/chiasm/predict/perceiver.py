@@ -74,8 +74,8 @@ class ReconstructionPredictor(Predictor):
 
     @torch.no_grad()
     def reconstruct(
-        self, batch: Batch, hidden: dict[str, Bool[Tensor, "b n"]]
-    ) -> dict[str, Float[np.ndarray, "b n f"]]:
+        self, batch: Batch, hidden: dict[str, Bool[Tensor, "b _"]]
+    ) -> dict[str, Float[np.ndarray, "b _ _"]]:
         """What stands at every place of each modality, of texts the logits, where the hidden places are not read."""
         answers = self.model(given(batch, self.model.config.inputs), hidden)
         return {name: answer.float().numpy() for name, answer in answers.items()}
