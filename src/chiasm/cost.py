@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from chiasm.models import Model, ModelConfig, build_model
 from chiasm.objectives import Objective, objective_of
+from chiasm.predict.loading import heard
 from chiasm.types import Batch
 
 WEIGHT_BYTES = 4 * 5
@@ -68,6 +69,7 @@ def model_cost(config: ModelConfig, *, batch_size: int, text_tokens: int, measur
 
 def example_batch(config: ModelConfig, batch_size: int, text_tokens: int) -> Batch:
     """A batch of noise and arbitrary words, of the shapes that training would see; everything is of the first class."""
+    sound = heard(config)
     ids = torch.full((batch_size, text_tokens if config.rules else 0), config.vocabulary - 1)
     if config.rules:
         ids[:, -1] = config.rules.eot
@@ -79,6 +81,7 @@ def example_batch(config: ModelConfig, batch_size: int, text_tokens: int) -> Bat
         text_ids=torch.arange(batch_size),
         keys=tuple(str(i) for i in range(batch_size)),
         labels=torch.zeros(batch_size, dtype=torch.long),
+        sounds=None if sound is None else torch.randn(batch_size, sound.samples),
     )
 
 

@@ -38,7 +38,7 @@ class LogMel(nn.Module):
         window = torch.hann_window(self.window_samples, device=sounds.device)
         power = torch.fft.rfft(frames * window).abs().square()
         filters = torch.tensor(mel_filters(self.mels, self.window_samples, self.rate_hertz), device=sounds.device)
-        with torch.autocast(sounds.device.type, enabled=False):
+        with torch.autocast("cpu" if sounds.is_meta else sounds.device.type, enabled=False):  # bf16 has no such range
             return (torch.log10((power @ filters).clamp(min=1e-10)) + 4.0) / 4.0
 
 
