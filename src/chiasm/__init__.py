@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chiasm.index import Index
-    from chiasm.predict import CaptionPredictor, ClipPredictor
+    from chiasm.predict import AnyPredictor, ClipPredictor
 
 __version__ = "0.1.0"
 __all__ = ["load", "open_index"]
 
 
-def load(folder: str | Path) -> CaptionPredictor | ClipPredictor:
+def load(folder: str | Path) -> AnyPredictor:
     """The trained model in a run's or a bundle's folder, ready to be asked; UserError where there is none."""
     from chiasm import predict  # torch takes a second: it loads when a model does
 
