@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chiasm.generate import GenerateConfig, generate, stream
-from chiasm.models.flamingo import Flamingo, FlamingoConfig, FewShot, latest_picture
+from chiasm.models.flamingo import FewShot, Flamingo, FlamingoConfig, latest_picture
 from chiasm.models.language import CausalDecoder, DecoderConfig, TextRules
 from chiasm.models.vision import VitConfig
 
