@@ -227,3 +227,13 @@ def write_captions(folder):
         lines.append(f"{i}.png,{'abcdefghij'[i % 10]} {'klmnop'[i % 6]} {'qrstuvwxyz'[i // 6]}")
     (folder / "captions.csv").write_text("\n".join(lines))
     return folder
+
+
+def test_class_names_as_texts_are_no_question(tmp_path):
+    for number in range(24):
+        path = tmp_path / "data" / ("cat", "hot_dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 10 * number, np.uint8)).save(path)
+    with pytest.raises(UserError, match="the answer would be read"):
+        Run(fusion_settings("label", path=tmp_path / "data"), tmp_path / "leaky")
+    assert Run(fusion_settings("label", path=tmp_path / "data", inputs="picture"), tmp_path / "blind").tokenizer is None

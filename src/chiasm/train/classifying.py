@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chiasm.bundle import Bundle
+from chiasm.data.columns import label_text
 from chiasm.errors import UserError
 from chiasm.evaluate import TOLD, SplitScores, draw_answers, evaluate_classifier, write_results
 from chiasm.objectives import Classification
@@ -34,6 +35,17 @@ class ClassificationTask(Task):
         # begins to be learnt after about 20 steps; with the two apart, after about 60.
         self.together = 2 if config.data.task.name == "match" else 1
         self.objective = Classification(label_smoothing=config.train.label_smoothing)
+
+    def start(self, run: Run) -> None:
+        """UserError where the texts, which the model reads, are the classes' names and so betray the answers."""
+        train = run.source.split("train")
+        if run.tokenizer is None or not all(e.texts in ((), (label_text(e.label),)) for e in train):
+            return
+        if any(e.texts for e in train):
+            raise UserError(
+                f"Every text of {run.source.name} is the name of the example's class: the answer would be read",
+                "Add a column of texts, or train on the pictures alone: chiasm train vit, or --inputs picture.",
+            )
 
     def samples(self, run: Run) -> list[dict[str, str]]:
         """The likeliest answers, beside the right ones."""
