@@ -1,5 +1,6 @@
 """`chiasm train fusion` and `chiasm train vit`: what is asked of the data, what the model sees, and what to do next."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,13 +96,15 @@ def test_the_end_of_a_run_says_how_to_ask(ask, tmp_path):
     assert configs.load(RunConfig, run / "config.json").model.classes == ("no", "yes")
 
 
-def test_a_fusion_goes_on_from_a_trained_picture_encoder(settled, run, tmp_path, ask):
+def test_a_fusion_stands_on_a_trained_picture_encoder(settled, run, tmp_path, ask):
     settings = settled("fusion", "shapes", "--task", "match", "--preset", "tiny", "--vision", f"clip:{run}")
     assert settings.model.vision.depth == 1 and settings.model.vision_from == str(run)  # the captioner's
     built = build_model(settings.completed(9, None, ("no", "yes")).model)
     load_parts(built)
     trained = Bundle.load(run).model.vision.state_dict()
     assert all(torch.equal(tensor, trained[name]) for name, tensor in built.vision.state_dict().items())
-    assert all(p.requires_grad for p in built.vision.parameters())
+    assert not any(p.requires_grad for p in built.vision.parameters())
+    tuned = build_model(replace(built.config, vision_tune=True))
+    assert all(p.requires_grad for p in tuned.vision.parameters())
     code, _, err = ask("train", "fusion", "shapes", "--task", "match", "--vision", tmp_path, "--out", tmp_path / "no")
     assert code == 2 and str(tmp_path) in err

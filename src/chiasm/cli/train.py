@@ -95,8 +95,8 @@ def train(
             a perceiver takes in: any of picture (the default), text and sound, as in picture,sound
         from_: a trained model to start from instead: the folder of a run or a bundle, or of published weights
         vision: a picture encoder to bring in, locked (model.vision.tune=true unlocks it): hf:FOLDER_OR_ID of
-            transformers, or py:package.module:function of your own; for a flamingo (locked) or a fusion (trained on)
-            clip:RUN, that of a trained clip or captioner
+            transformers, or py:package.module:function of your own; for a flamingo or a fusion (there
+            model.vision_tune=true unlocks it) clip:RUN, that of a trained clip or captioner
         text: a text encoder to bring in, locked: hf:FOLDER_OR_ID
         lm: a language model for a flamingo, locked: the folder of an lm, or of published GPT-2 weights
         tune: what learns: full (everything), projection (what joins the encoders), last (their last blocks too), or

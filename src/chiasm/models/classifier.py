@@ -36,7 +36,8 @@ class FusionClassifierConfig:
     withhold: float = 0.0
     """The share of training examples of which one modality is withheld, so that the model can do without either."""
     vision_from: str = ""
-    """The trained Clip or captioner whose picture encoder a new run starts with, and trains on."""
+    """The trained Clip or captioner whose picture encoder a new run starts with, locked unless `vision_tune`."""
+    vision_tune: bool = False
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -84,6 +85,8 @@ class FusionClassifier(nn.Module, Classifier):
         widths = (config.fusion.width if side is None else side.width for side in (self.vision, self.text))
         self.fusion = build_fusion(config.fusion, *widths)
         self.head = _head(config.fusion.width, config.classes)
+        if config.vision_from and not config.vision_tune and self.vision is not None:
+            self.vision.requires_grad_(False)
 
     @property
     def classes(self) -> tuple[str, ...]:

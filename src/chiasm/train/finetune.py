@@ -128,7 +128,7 @@ def tower_layers(tower: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def _is_locked(tower: nn.Module) -> bool:
-    return isinstance(tower, (HfVision, HfText, Adapted)) and not tower.config.tune
+    return not any(p.requires_grad for p in tower.parameters())
 
 
 def _size(module: nn.Module) -> int:

@@ -45,7 +45,7 @@ def with_parts(settings: RunConfig, lm: str | None, vision: str | None) -> RunCo
 
 
 def with_trained_vision(settings: RunConfig, vision: str) -> RunConfig:
-    """The settings of a fusion whose picture encoder goes on from a trained one; UserError where there is none."""
+    """The settings of a fusion whose picture encoder is a trained one, locked; UserError where there is none."""
     model, folder = settings.model, vision.removeprefix(CLIP)
     assert isinstance(model, FusionClassifierConfig)
     start = load_start(folder)
