@@ -7,6 +7,7 @@ own, so that memory is the peak of that job alone; sides and repetitions take tu
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import statistics
 import time
@@ -110,7 +111,7 @@ def beside_transformers(sizes: Sizes, repeat: int, threads: int | None) -> list[
             })  # fmt: skip
         for row in rows[-2:]:
             row["of its time"] = row["ms"] / rows[-2]["ms"]
-            row["of its memory"] = row["peak MiB"] / rows[-2]["peak MiB"]
+            row["of its memory"] = row["peak MiB"] / (rows[-2]["peak MiB"] or math.nan)  # too little to be seen
     return rows
 
 
