@@ -22,7 +22,8 @@ def make_captioner():
     import torch
 
     from chiasm.models import CaptionerConfig, build_model
-    from chiasm.models.language import DecoderConfig, TextRules
+    from chiasm.models.decoder import DecoderConfig
+    from chiasm.models.language import TextRules
     from chiasm.models.vision import VitConfig
 
     def make(vision=None, *, vocabulary=11, context=12, dropout=0.0, seed=0, gain=4.0, **changes):
@@ -70,7 +71,8 @@ def make_coca():
     import torch
 
     from chiasm.models import CocaConfig, build_model
-    from chiasm.models.language import DecoderConfig, TextRules
+    from chiasm.models.decoder import DecoderConfig
+    from chiasm.models.language import TextRules
     from chiasm.models.vision import VitConfig
 
     def make(vision=None, *, vocabulary=11, context=12, dropout=0.0, seed=0, gain=4.0):

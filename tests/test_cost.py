@@ -7,7 +7,8 @@ import torch
 
 from chiasm.cost import example_batch, measure_step_seconds, model_cost
 from chiasm.models import CaptionerConfig, ClipConfig, build_model
-from chiasm.models.language import DecoderConfig, TextConfig, TextRules
+from chiasm.models.decoder import DecoderConfig
+from chiasm.models.language import TextConfig, TextRules
 from chiasm.models.vision import VitConfig
 from chiasm.objectives import Captioning
 

@@ -9,7 +9,8 @@ from chiasm.bundle import Bundle
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.generate import GenerateConfig, generate
 from chiasm.models import CaptionerConfig, build_model
-from chiasm.models.language import DecoderConfig, TextRules
+from chiasm.models.decoder import DecoderConfig
+from chiasm.models.language import TextRules
 from chiasm.models.vision import ConvConfig, VitConfig
 from chiasm.objectives import Captioning
 from chiasm.text import Tokenizer

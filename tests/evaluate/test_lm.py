@@ -11,7 +11,8 @@ from chiasm.data.source import Source
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.evaluate import evaluate, evaluate_lm
 from chiasm.models import LanguageConfig, build_model
-from chiasm.models.language import DecoderConfig, TextRules
+from chiasm.models.decoder import DecoderConfig
+from chiasm.models.language import TextRules
 from chiasm.predict import LanguagePredictor
 from chiasm.text import Tokenizer
 from chiasm.types import Example

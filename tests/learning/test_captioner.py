@@ -14,7 +14,7 @@ from chiasm.data.transforms import PreprocessConfig
 from chiasm.evaluate import evaluate_captioner
 from chiasm.generate import GenerateConfig
 from chiasm.models import CaptionerConfig, build_model
-from chiasm.models.language import DecoderConfig
+from chiasm.models.decoder import DecoderConfig
 from chiasm.models.vision import ConvConfig, VitConfig
 from chiasm.nn import weight_decay_groups
 from chiasm.objectives import Captioning

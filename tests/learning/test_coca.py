@@ -23,7 +23,7 @@ from chiasm.data.transforms import PreprocessConfig
 from chiasm.evaluate import drawings
 from chiasm.evaluate import evaluate as score
 from chiasm.models import CocaConfig, build_model
-from chiasm.models.language import DecoderConfig
+from chiasm.models.decoder import DecoderConfig
 from chiasm.models.vision import VitConfig
 from chiasm.nn import weight_decay_groups
 from chiasm.objectives import ContrastiveCaptioning

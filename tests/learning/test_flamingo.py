@@ -10,8 +10,9 @@ from chiasm.data.loader import Loader
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.generate import GenerateConfig
 from chiasm.models import build_model
+from chiasm.models.decoder import DecoderConfig
 from chiasm.models.flamingo import FlamingoConfig
-from chiasm.models.language import DecoderConfig, TextRules
+from chiasm.models.language import TextRules
 from chiasm.models.vision import ConvConfig
 from chiasm.nn import weight_decay_groups
 from chiasm.objectives import Interleaving

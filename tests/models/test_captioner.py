@@ -9,7 +9,7 @@ import torch
 from chiasm import config as configs
 from chiasm.models import CaptionerConfig
 from chiasm.models.captioner import with_fusion
-from chiasm.models.language import DecoderConfig
+from chiasm.models.decoder import DecoderConfig
 from chiasm.models.presets import captioner_preset
 from chiasm.models.vision import ConvConfig, VitConfig
 

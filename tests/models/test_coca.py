@@ -10,7 +10,8 @@ from chiasm.cost import model_cost
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.generate import GenerateConfig, generate
 from chiasm.models import Coca, CocaConfig
-from chiasm.models.language import DecoderConfig, TextRules
+from chiasm.models.decoder import DecoderConfig
+from chiasm.models.language import TextRules
 from chiasm.models.vision import ConvConfig, VitConfig
 from chiasm.objectives import Captioning, Contrastive, ContrastiveCaptioning
 from chiasm.text import Tokenizer

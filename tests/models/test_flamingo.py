@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from chiasm.generate import GenerateConfig, generate, stream
+from chiasm.models.decoder import CausalDecoder, DecoderConfig
 from chiasm.models.flamingo import FewShot, Flamingo, FlamingoConfig, latest_picture
-from chiasm.models.language import CausalDecoder, DecoderConfig, TextRules
+from chiasm.models.language import TextRules
 from chiasm.models.vision import VitConfig
 
 VOCABULARY, MARK, BOS, EOT = 11, 11, 1, 2

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from chiasm.models.language import CausalDecoder, DecoderConfig, TextConfig, TextEncoder, TextRules
+from chiasm.models.decoder import CausalDecoder, DecoderConfig
+from chiasm.models.language import TextConfig, TextEncoder, TextRules
 from chiasm.types import Encoded
 
 CONFIG = DecoderConfig(width=16, depth=2, heads=2, vocabulary=11, rules=TextRules(context=9))

@@ -7,7 +7,8 @@ from chiasm.bundle import Bundle
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
 from chiasm.models import LanguageConfig, build_model
-from chiasm.models.language import DecoderConfig, TextRules
+from chiasm.models.decoder import DecoderConfig
+from chiasm.models.language import TextRules
 from chiasm.predict import CaptionPredictor, LanguagePredictor, load
 from chiasm.text import Tokenizer
 
@@ -26,12 +27,15 @@ def predictor(request):
     return LanguagePredictor(Bundle(model=model, tokenizer=tokenizer, preprocess=PreprocessConfig(size=(0, 0))))
 
 
-@pytest.mark.parametrize("prompt", ["", "one red", "one  red ", "One green dog!"])
+@pytest.mark.parametrize("prompt", ["", "one red", "one  red ", "One green dog!", "zebras"])
 def test_a_text_begins_with_the_prompt_as_it_was_written(predictor, prompt):
     text = predictor.write(prompt)
     assert text.text.startswith(prompt)
     wanted = predictor.tokenizer.decode(text.ids).strip()
     assert text.text[len(prompt) :].strip() == wanted
+    known = predictor.tokenizer.decode(predictor.tokenizer.rows([prompt], context=16)[0][1:-1])
+    if prompt and not known and wanted:
+        assert text.text[len(prompt)] == " "
     assert len(text.tokens) == len(text.ids) + text.complete
 
 

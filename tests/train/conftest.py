@@ -7,7 +7,7 @@ import pytest
 from chiasm.data.shapes import ShapesConfig
 from chiasm.data.transforms import augment_for
 from chiasm.models.captioner import CaptionerConfig
-from chiasm.models.language import DecoderConfig
+from chiasm.models.decoder import DecoderConfig
 from chiasm.models.vision import VitConfig
 from chiasm.train.config import DataConfig, RunConfig, TrainConfig
 

@@ -73,7 +73,7 @@ def test_a_run_leaves_all_that_was_promised(tmp_path, capfd):
     assert predictor.calibration is not None
     card = (tmp_path / "run/card.md").read_text()
     scale = float(predictor.model.log_scale.detach().exp())
-    for told in ("# Clip trained on", "6 steps of 8 pictures, fp32", "image_to_text_r1", "would be chance",
+    for told in ("# Clip trained on", "6 steps of 8, fp32", "image_to_text_r1", "would be chance",
                  f"the scale of similarities ended at {scale:.1f}"):  # fmt: skip
         assert told in card, told
     assert predictor.bundle.card == card

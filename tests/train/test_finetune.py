@@ -12,8 +12,9 @@ from chiasm.errors import UserError
 from chiasm.models import CaptionerConfig, ClipConfig, FusionClassifierConfig, PictureClassifierConfig, build_model
 from chiasm.models.adapted import Adapted, ModuleVisionConfig
 from chiasm.models.clip import Clip
+from chiasm.models.decoder import DecoderConfig
 from chiasm.models.fusion import LateConfig
-from chiasm.models.language import DecoderConfig, TextConfig
+from chiasm.models.language import TextConfig
 from chiasm.models.vision import ConvConfig, VitConfig
 from chiasm.nn import weight_decay_groups
 from chiasm.nn.lora import has_lora

@@ -66,6 +66,24 @@ def test_what_is_hidden_of_pictures_and_texts(tmp_path, capsys):
     assert all(score["low"] <= score["value"] <= score["high"] <= 1 for score in told[split]["scores"].values())
 
 
+def test_broken_sounds_are_left_out_listed_and_counted(tmp_path, capsys):
+    table = write_senses(tmp_path, 60)
+    sounds = sorted(tmp_path.rglob("*.wav"))
+    for sound in sounds[:2]:
+        sound.write_bytes(b"no sound")
+    options = ["--inputs", "sound", *TINY, "--set", "model.inputs.sound.rate_hertz=4000"]
+    options += ["model.inputs.sound.seconds=0.25", "model.inputs.sound.mels=16"]
+    train(tmp_path / "run", table, *options, steps=3)
+    lines = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
+    assert len(lines) == 2 and all(json.loads(line)["reason"] for line in lines)
+    assert "; 2 broken left out" in (tmp_path / "run" / "card.md").read_text()
+    for sound in sounds[2:6]:
+        sound.write_bytes(b"no sound")
+    argv = ["train", "perceiver", str(table), "--preset", "tiny", *QUICK, *options, "--out", str(tmp_path / "more")]
+    assert cli.main(argv) == 2
+    assert "6 of the 60 sounds of" in capsys.readouterr().err
+
+
 def test_sounds_alone(tmp_path, capsys):
     table = write_senses(tmp_path, 60)
     train(tmp_path / "run", table, "--inputs", "sound", *TINY, "--set", "model.inputs.sound.rate_hertz=4000",
@@ -86,6 +104,7 @@ def test_sounds_alone(tmp_path, capsys):
         (["--task", "match"], "A perceiver has no task match"),
         (["--inputs", "smell"], "There is no input 'smell'"),
         (["--negatives", "text"], "no --negatives"),
+        (["--task", "mask", "--inputs", "picture,text"], "--task mask reads texts alone, not picture,text"),
     ],
 )
 def test_what_a_perceiver_cannot_do_is_told(tmp_path, capsys, arguments, told):

@@ -86,7 +86,7 @@ def test_a_run_leaves_all_that_was_promised(settings, tmp_path, capfd):
     assert not [name for name in files if ".bundle-" in name or name.endswith(".writing")]
     card = (tmp_path / "run/card.md").read_text()
     scores = json.loads((tmp_path / "run/evaluation.json").read_text())["test"]["scores"]
-    for told in ("lesson shapes: 40 pictures", "6 steps of 8 pictures, fp32", "cider_d", "train 32, val 4, test 4"):
+    for told in ("lesson shapes: 40 pictures", "6 steps of 8, fp32", "cider_d", "train 32, val 4, test 4"):
         assert told in card
     exact = scores["exact_match"]
     assert f"{exact['value']:.3f} ({exact['low']:.3f} to {exact['high']:.3f})" in card

@@ -8,7 +8,8 @@ from typing import Literal
 from chiasm.bundle import Bundle
 from chiasm.errors import UserError
 from chiasm.models import Captioner, Classifier, Clip, LanguageModel, PictureClassifier
-from chiasm.models.language import DecoderConfig, TextConfig
+from chiasm.models.decoder import DecoderConfig
+from chiasm.models.language import TextConfig
 from chiasm.models.vision import VitConfig
 from chiasm.pretrained import load_pretrained, save_pretrained
 

@@ -54,7 +54,7 @@ def start_settings(
         "fusion": lambda name: fusion_preset(name, fusion or "cross"),
         "vit": vit_preset,
         "lm": lm_preset,
-        "perceiver": lambda name: perceiver_preset(name, task or "label", _inputs(inputs)),
+        "perceiver": lambda name: perceiver_preset(name, task or "label", _inputs(inputs, task)),
     }
     settings = RunConfig(data=DataConfig(path=""), model=presets[model](preset))
     if model == "vit" or (model == "perceiver" and task in (None, "label")):
@@ -124,8 +124,12 @@ def asked(settings: RunConfig, task: str | None, negatives: str | None, inputs: 
     return settings
 
 
-def _inputs(named: str | None) -> list[str]:
-    """The inputs of a Perceiver; UserError for one that there is not."""
+def _inputs(named: str | None, task: str | None) -> list[str]:
+    """The inputs of a Perceiver; UserError for one that there is not, or that its task does not read."""
+    if task == "mask" and named not in (None, "text"):
+        raise UserError(
+            f"--task mask reads texts alone, not {named}", "With other inputs: --task reconstruct or label."
+        )
     found = [name.strip() for name in (named or PERCEIVER_INPUTS[0]).split(",")]
     for name in found:
         if name not in PERCEIVER_INPUTS:

@@ -24,12 +24,6 @@ from chiasm.train.finetune import Tune
 DRAWN = "gallery-*.png", "retrieval-*.png", "confusion-*.png", "calibration.png", "gates.png"
 """Pictures that a run leaves, but for the curves."""
 
-TOLD = (
-    "captions.jsonl", "retrieval.jsonl", "told.jsonl", "answers.jsonl", "texts.jsonl", "shots.jsonl", "gaps.jsonl",
-    "rebuilt.jsonl",
-)  # fmt: skip
-"""What a model said of every example."""
-
 
 def train(
     model: ModelName,
@@ -158,6 +152,7 @@ def train(
 
 def _where_to_look(settings: RunConfig, out: Path) -> str:
     """The files of a finished run that people want to see, and what to type next."""
+    from chiasm.evaluate import TOLD
     from chiasm.predict.loading import heard
 
     run = shlex.quote(str(out))
@@ -184,7 +179,7 @@ def _where_to_look(settings: RunConfig, out: Path) -> str:
     following.append(f"chiasm evaluate {run} DATA")
     lines = [
         ("model", str(out / "bundle")),
-        *(("told", str(out / name)) for name in TOLD if (out / name).exists()),
+        *(("told", str(out / name)) for name in TOLD.values() if (out / name).exists()),
         *(("pictures", str(path)) for path in sorted(path for name in DRAWN for path in out.glob(name))),
         *(("attention", str(path) + "/") for path in sorted(out.glob("attention-*"))),
         ("curves", str(out / "curves.png")),

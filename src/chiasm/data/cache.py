@@ -139,7 +139,7 @@ def prepare_pictures(
     broken = _broken_rows(examples, places, entry)
     pictures = Pictures(examples=examples, preprocess=preprocess, places=places, broken=broken, path=path)
     if max_broken_share is not None:
-        check_broken([pictures], name, max_broken_share)
+        check_broken(pictures.broken, len(examples), f"pictures of {name}", max_broken_share)
     return pictures
 
 
@@ -324,14 +324,12 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             yield path, path.stat()
 
 
-def check_broken(parts: Sequence[Pictures], name: str, max_broken_share: float) -> None:
-    """UserError where no picture of these parts can be read, or more than this share of them cannot."""
-    total = sum(len(part.examples) for part in parts)
-    broken = [b for part in parts for b in part.broken]
+def check_broken(broken: Sequence[Broken], total: int, what: str, max_broken_share: float) -> None:
+    """UserError where none of so many pictures or sounds can be read, or more than this share of them cannot."""
     if len(broken) < total and len(broken) <= max_broken_share * total:
         return
     first = "; ".join(f"{b.key}: {b.reason}" for b in broken[:5]) + ("; ..." if len(broken) > 5 else "")
     hint = "Mend or remove them"
     if len(broken) < total:
         hint += f", or go on without them: --max-broken-share {math.ceil(100 * len(broken) / total) / 100}"
-    raise UserError(f"{len(broken)} of the {total} pictures of {name} cannot be read ({first})", f"{hint}.")
+    raise UserError(f"{len(broken)} of the {total} {what} cannot be read ({first})", f"{hint}.")

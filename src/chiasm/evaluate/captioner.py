@@ -16,12 +16,12 @@ from chiasm.evaluate.common import Estimate, SplitScores, readable
 from chiasm.generate import GenerateConfig
 from chiasm.metrics import bootstrap_interval, caption_scores
 from chiasm.predict import Caption, CaptionPredictor
+from chiasm.predict.loading import ROWS
 from chiasm.progress import track
 from chiasm.types import Example
 
 COLUMNS = ("exact_match", "bleu_4", "rouge_l", "cider_d", "perplexity", "shuffled_rise")
 SHUFFLE_SEED = 0
-ROWS = 128
 
 
 @dataclass(frozen=True)

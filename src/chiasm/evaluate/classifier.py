@@ -90,9 +90,9 @@ def _evaluate_split(predictor: ClassifierPredictor, source: Source, split: str, 
     scores["calibration_error"] = _estimate(calibration_error(own.max(1), right, groups))
     told = [_told(predictor, example, row) for example, row in zip(asked, own, strict=True)]
     columns = tuple(name for name in (*COLUMNS, *kinds) if name in scores)
-    return SplitScores(
-        split, len(np.unique(groups)), scores, columns, told, pictures.broken, _label_scores(found, truths, names)
-    )
+    broken = (*pictures.broken, *(loader.sounds.broken if loader.sounds else ()))
+    labels = _label_scores(found, truths, names)
+    return SplitScores(split, len(np.unique(groups)), scores, columns, told, broken, labels)
 
 
 def _probabilities(

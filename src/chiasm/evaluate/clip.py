@@ -17,6 +17,7 @@ from chiasm.metrics import Ranks, rank_items
 from chiasm.metrics.calibration import Calibration, pair_cosines
 from chiasm.metrics.retrieval import mean_scores, median_score
 from chiasm.predict import ClipPredictor
+from chiasm.predict.loading import ROWS
 from chiasm.types import Example
 
 KS = (1, 5, 10)
@@ -24,7 +25,6 @@ COLUMNS = (
     "image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5", "all_texts_r1", "all_texts_r5",
     "label_top1", "probe_top1",
 )  # fmt: skip
-ROWS = 128
 SEARCHES, HITS = 6, 6
 MOST_TEXTS = 50_000
 """Above so many different texts, a picture is not looked for among all texts of the data, only among the split's."""

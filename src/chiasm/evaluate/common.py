@@ -17,10 +17,9 @@ from chiasm.data.source import Source
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
 from chiasm.predict import ClipPredictor
+from chiasm.predict.loading import ROWS
 from chiasm.progress import counting
 from chiasm.types import Example
-
-ROWS = 128
 
 
 class Estimate(NamedTuple):
@@ -66,6 +65,8 @@ class SplitScores:
     labels: LabelScores | None = None
     searches: Sequence[Search] = ()
     """A few, to look at."""
+    counted: str = "pictures"
+    """What `pictures` counts, where it is not those."""
 
 
 def readable(
@@ -95,7 +96,8 @@ def embed_pictures(
 def scores_table(results: Sequence[SplitScores]) -> str:
     """The scores as a Markdown table, a row per split: value and 95 % interval."""
     columns = list(dict.fromkeys(name for result in results for name in result.columns))
-    lines = ["| split | pictures | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    counted = " or ".join(dict.fromkeys(result.counted for result in results)) or "pictures"
+    lines = [f"| split | {counted} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for result in results:
         shown = [result.scores.get(name) for name in columns]
         cells = [f"{s.value:.3f} ({s.low:.3f} to {s.high:.3f})" if s else "" for s in shown]

@@ -16,6 +16,7 @@ from chiasm.generate import GenerateConfig
 from chiasm.metrics.intervals import mean_interval
 from chiasm.predict import FlamingoPredictor
 from chiasm.predict.flamingo import Shots
+from chiasm.predict.loading import ROWS
 from chiasm.progress import track
 from chiasm.types import Example
 
@@ -23,7 +24,6 @@ COLUMNS = ("exact_match", "exact_match_0_shots", "choice", "choice_0_shots", "ch
 SHOTS = 4
 """Captioned training pictures before each test picture, or as many as the context holds."""
 SEED = 0
-ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _sequences(
     if not rows:
         raise UserError(f"No sequence of {split!r} ends with a picture and its text", "Give the last pictures a text.")
     scores = {name: _mean(column) for name, column in zip(COLUMNS, np.array(rows).T, strict=True)}
-    return SplitScores(split, len(rows), scores, COLUMNS, told, pictures.broken)
+    return SplitScores(split, len(rows), scores, COLUMNS, told, pictures.broken, counted="sequences")
 
 
 def _training_shots(predictor: FlamingoPredictor, source: Source, max_broken_share: float) -> tuple[int, Shots] | None:

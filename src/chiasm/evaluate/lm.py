@@ -51,4 +51,4 @@ def _evaluate_split(predictor: LanguagePredictor, source: Source, split: str) ->
         Read(examples[owner].key, text, round(float(of_text / count), 4))
         for owner, text, of_text, count in zip(owners, texts, losses, counts, strict=True)
     ]
-    return SplitScores(split, len(examples), scores, COLUMNS, told, ())
+    return SplitScores(split, len(examples), scores, COLUMNS, told, (), counted="texts")

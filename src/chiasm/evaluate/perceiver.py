@@ -74,7 +74,7 @@ def _masked_split(predictor: MaskedPredictor, source: Source, split: str, max_br
         "gap_loss": ratio(np.concatenate(losses), count),
         "baseline": ratio(common, count),
     }
-    return SplitScores(split, len(loader), scores, tuple(scores), told, pictures.broken)
+    return SplitScores(split, len(loader), scores, tuple(scores), told, pictures.broken, counted="texts")
 
 
 def _filled(predictor: MaskedPredictor, batch: Batch, gaps: np.ndarray, best: np.ndarray) -> list[Filled]:
@@ -130,7 +130,7 @@ def _rebuilt_split(
         GivenBack(key, {name: _mean_error(rows[f"{name}_explained"][i]) for name in names})
         for i, key in enumerate(keys)
     ]
-    return SplitScores(split, len(loader), scores, tuple(scores), told, pictures.broken)
+    return SplitScores(split, len(loader), scores, tuple(scores), told, pictures.broken, counted="examples")
 
 
 def _sums(predictor: ReconstructionPredictor, batch: Batch, hidden: dict[str, Any]) -> dict[str, np.ndarray]:

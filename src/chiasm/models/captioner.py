@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from chiasm.models.abilities import Writer
-from chiasm.models.language import CausalDecoder, DecoderConfig, Draft, TextRules
+from chiasm.models.decoder import CausalDecoder, Draft, WriterConfig
+from chiasm.models.language import TextRules
 from chiasm.models.vision import Conv, ConvConfig, Vit, VitConfig, build_vision
 from chiasm.nn import LatentReader, init_weights
 from chiasm.types import Encoded
@@ -24,11 +25,10 @@ cross-attention to latents that have read it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerConfig:
+class CaptionerConfig(WriterConfig):
     """Sizes of both halves."""
 
     vision: VitConfig | ConvConfig = field(default_factory=VitConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     fusion: CaptionerFusion = "cross"
     latents: int = 32
     """How many, with fusion perceiver."""
@@ -44,25 +44,6 @@ class CaptionerConfig:
     def size(self) -> tuple[int, int]:
         """Height and width of the pictures, in pixels."""
         return self.vision.size
-
-    @property
-    def rules(self) -> TextRules:
-        """The ids and the length that texts keep to."""
-        return self.decoder.rules
-
-    @property
-    def vocabulary(self) -> int:
-        """How many token ids there are."""
-        return self.decoder.vocabulary
-
-    @property
-    def classes(self) -> None:
-        """None: it knows no classes."""
-
-    def completed(self, vocabulary: int, unk: int | None, classes: tuple[str, ...] = ()) -> CaptionerConfig:
-        """With what the tokenizer and the data know."""
-        rules = replace(self.rules, unk=unk)
-        return replace(self, decoder=replace(self.decoder, vocabulary=vocabulary, rules=rules))
 
 
 def with_fusion(config: CaptionerConfig, fusion: CaptionerFusion) -> CaptionerConfig:

@@ -18,7 +18,7 @@ from chiasm.models.brought import HfTextConfig
 from chiasm.models.clip import build_text
 from chiasm.models.fusion import EarlyConfig, FusionConfig, LateConfig, build_fusion
 from chiasm.models.language import TextConfig, TextRules
-from chiasm.models.vision import ConvConfig, VisionConfig, VitConfig, build_vision
+from chiasm.models.vision import ConvConfig, VisionConfig, VitConfig, build_vision, check_pools
 from chiasm.types import Batch, Encoded
 
 
@@ -113,8 +113,7 @@ class PictureClassifierConfig:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.vision, (VitConfig, ConvConfig)) and self.vision.pool == "none":
-            raise ValueError("a picture needs one vector, so vision.pool must be cls, mean, attention or map, not none")
+        check_pools(self.vision)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from chiasm.models.abilities import Embedder
 from chiasm.models.adapted import Adapted, ModuleTextConfig
 from chiasm.models.brought import HfText, HfTextConfig
 from chiasm.models.language import TextConfig, TextEncoder, TextRules
-from chiasm.models.vision import ConvConfig, VisionConfig, VitConfig, build_vision
+from chiasm.models.vision import VisionConfig, VitConfig, build_vision, check_pools
 
 MAX_LOG_SCALE = math.log(100)
 """Where training clamps the scale: above it, it becomes unstable (2103.00020, section 2.5)."""
@@ -38,8 +38,7 @@ class ClipConfig:
     """Both towers' vectors by a matrix each, as CLIP; or the text's alone, with a bias, as SigLIP."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.vision, (VitConfig, ConvConfig)) and self.vision.pool == "none":
-            raise ValueError("a picture needs one vector, so vision.pool must be cls, mean, attention or map, not none")
+        check_pools(self.vision)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ Letters: b batch · n tokens of a picture · m latents · l text length · d wid
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import torch
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from chiasm.models.abilities import Embedder, Writer
 from chiasm.models.adapted import text_keep
 from chiasm.models.clip import START_LOG_SCALE, projection, unit
-from chiasm.models.language import CausalDecoder, DecoderConfig, Draft, TextRules
+from chiasm.models.decoder import CausalDecoder, DecoderConfig, Draft, WriterConfig
+from chiasm.models.language import TextRules
 from chiasm.models.vision import Conv, ConvConfig, Vit, VitConfig, build_vision
 from chiasm.nn import LatentReader, init_weights
 from chiasm.types import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocaConfig:
+class CocaConfig(WriterConfig):
     """Sizes of the picture encoder, its pooling, the decoder, and the space in which pictures and texts meet."""
 
     vision: VitConfig | ConvConfig = field(default_factory=VitConfig)
@@ -46,25 +47,6 @@ class CocaConfig:
     def size(self) -> tuple[int, int]:
         """Height and width of the pictures, in pixels."""
         return self.vision.size
-
-    @property
-    def rules(self) -> TextRules:
-        """The ids and the length that texts keep to."""
-        return self.decoder.rules
-
-    @property
-    def vocabulary(self) -> int:
-        """How many token ids there are."""
-        return self.decoder.vocabulary
-
-    @property
-    def classes(self) -> None:
-        """None: it knows no classes."""
-
-    def completed(self, vocabulary: int, unk: int | None, classes: tuple[str, ...] = ()) -> CocaConfig:
-        """With what the tokenizer and the data know."""
-        rules = replace(self.rules, unk=unk)
-        return replace(self, decoder=replace(self.decoder, vocabulary=vocabulary, rules=rules))
 
 
 class Pairs(NamedTuple):

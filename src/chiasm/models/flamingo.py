@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from chiasm.models.abilities import Writer
-from chiasm.models.language import CausalDecoder, DecoderConfig, TextRules
+from chiasm.models.decoder import CausalDecoder, WriterConfig
+from chiasm.models.language import TextRules
 from chiasm.models.vision import VisionConfig, VitConfig, build_vision
 from chiasm.nn import GatedCross, KeyValueCache, KeyValues, Resampler, init_weights
 
@@ -23,11 +24,10 @@ Part = Literal["vision", "decoder"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlamingoConfig:
+class FlamingoConfig(WriterConfig):
     """Sizes of the picture encoder, the language model, and what joins them."""
 
     vision: VisionConfig = field(default_factory=VitConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     latents: int = 16
     """What a picture is to the language model: so many vectors (64 in the paper)."""
     resampler_depth: int = 2
@@ -54,28 +54,9 @@ class FlamingoConfig:
         return self.vision.size
 
     @property
-    def rules(self) -> TextRules:
-        """The ids and the length that texts keep to; the length is that of a whole interleaved sequence."""
-        return self.decoder.rules
-
-    @property
-    def vocabulary(self) -> int:
-        """How many token ids there are, without the marker of pictures."""
-        return self.decoder.vocabulary
-
-    @property
-    def classes(self) -> None:
-        """None: it knows no classes."""
-
-    @property
     def mark(self) -> int:
         """The id of `<image>`: one past the language model's, which cannot write it."""
         return self.decoder.vocabulary
-
-    def completed(self, vocabulary: int, unk: int | None, classes: tuple[str, ...] = ()) -> FlamingoConfig:
-        """With what the tokenizer and the data know."""
-        rules = replace(self.rules, unk=unk)
-        return replace(self, decoder=replace(self.decoder, vocabulary=vocabulary, rules=rules))
 
 
 @dataclass(kw_only=True)

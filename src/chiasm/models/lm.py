@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from chiasm.models.abilities import Writer
-from chiasm.models.language import CausalDecoder, DecoderConfig, Draft, TextRules
+from chiasm.models.decoder import CausalDecoder, Draft, WriterConfig
+from chiasm.models.language import TextRules
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageConfig:
+class LanguageConfig(WriterConfig):
     """Sizes of the decoder."""
-
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
     @property
     def size(self) -> tuple[int, int]:
         """It sees no pictures."""
         return (0, 0)
-
-    @property
-    def rules(self) -> TextRules:
-        """The ids and the length that texts keep to."""
-        return self.decoder.rules
-
-    @property
-    def vocabulary(self) -> int:
-        """How many token ids there are."""
-        return self.decoder.vocabulary
-
-    @property
-    def classes(self) -> None:
-        """None: it knows no classes."""
-
-    def completed(self, vocabulary: int, unk: int | None, classes: tuple[str, ...] = ()) -> LanguageConfig:
-        """With what the tokenizer and the data know."""
-        rules = replace(self.rules, unk=unk)
-        return replace(self, decoder=replace(self.decoder, vocabulary=vocabulary, rules=rules))
 
 
 class LanguageModel(nn.Module, Writer[Draft]):

@@ -12,10 +12,11 @@ from chiasm.models.captioner import CaptionerConfig
 from chiasm.models.classifier import FusionClassifierConfig, PictureClassifierConfig
 from chiasm.models.clip import ClipConfig
 from chiasm.models.coca import CocaConfig
+from chiasm.models.decoder import DecoderConfig
 from chiasm.models.flamingo import FlamingoConfig
 from chiasm.models.fusion import CrossConfig, EarlyConfig, FusionConfig, LateConfig, PerceiverFusionConfig
 from chiasm.models.inputs import Inputs, MelInput, PictureInput, TextInput
-from chiasm.models.language import DecoderConfig, TextConfig, TextRules
+from chiasm.models.language import TextConfig, TextRules
 from chiasm.models.lm import LanguageConfig
 from chiasm.models.mlm import PerceiverMlmConfig
 from chiasm.models.perceiver import LatentConfig, PerceiverClassifierConfig, ReadConfig

@@ -79,6 +79,12 @@ class ConvConfig:
 VisionConfig = VitConfig | ConvConfig | HfVisionConfig | ModuleVisionConfig
 
 
+def check_pools(config: VisionConfig) -> None:
+    """ValueError for an encoder that makes no one vector of a picture."""
+    if isinstance(config, (VitConfig, ConvConfig)) and config.pool == "none":
+        raise ValueError("a picture needs one vector, so vision.pool must be cls, mean, attention or map, not none")
+
+
 def build_vision(config: VisionConfig) -> Vit | Conv | HfVision | Adapted:
     """The picture encoder that a configuration describes."""
     match config:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from chiasm.losses import next_token
+from chiasm.losses import cross_entropy
 from chiasm.models import Captioner, Coca, Flamingo, LanguageModel
 from chiasm.objectives.base import Objective
 from chiasm.types import Batch
@@ -38,7 +38,7 @@ class Captioning(Objective):
         wanted = batch.keep[:, 1:]
         hidden = _hidden(model, batch)
         logits = model.head(hidden[wanted])
-        smoothed, plain = next_token(logits, batch.ids[:, 1:][wanted], self.label_smoothing)
+        smoothed, plain = cross_entropy(logits, batch.ids[:, 1:][wanted], self.label_smoothing)
         return {"loss": smoothed, "token_loss": plain}
 
     def backward(self, model: Model, batch: Batch, parts: int, backward: Callable[[Tensor], None]) -> dict[str, float]:

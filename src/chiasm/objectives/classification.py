@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from chiasm.losses import next_token
+from chiasm.losses import cross_entropy
 from chiasm.models import Classifier
 from chiasm.objectives.base import STUCK_SHARE, Objective, Rows, mean_of
 from chiasm.types import Batch
@@ -82,7 +82,7 @@ class Classification(Objective):
         return told if advice is None else [*told, advice]
 
     def _losses(self, logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> dict[str, Tensor]:
-        smoothed, plain = next_token(logits, labels, self.label_smoothing)
+        smoothed, plain = cross_entropy(logits, labels, self.label_smoothing)
         return {"loss": smoothed, "class_loss": plain, "right": (logits.argmax(-1) == labels).sum()}
 
 

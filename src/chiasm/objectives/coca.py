@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from chiasm.losses import cached_backward, next_token, refuse_batch_norm
+from chiasm.losses import cached_backward, cross_entropy, refuse_batch_norm
 from chiasm.models import Coca
 from chiasm.objectives.base import Objective, Rows
 from chiasm.objectives.captioning import Captioning
@@ -87,7 +87,7 @@ class ContrastiveCaptioning(Objective):
         """Vectors of both sides, and the sums of the captions' smoothed and plain losses."""
         images, texts, hidden = model.pairs(batch.images, batch.ids)
         wanted = batch.keep[:, 1:]
-        sums = next_token(model.head(hidden[wanted]), batch.ids[:, 1:][wanted], self.label_smoothing)
+        sums = cross_entropy(model.head(hidden[wanted]), batch.ids[:, 1:][wanted], self.label_smoothing)
         return images, texts, *(loss[None] for loss in sums)
 
     def _losses(

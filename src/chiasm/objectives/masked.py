@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from chiasm.losses import next_token
+from chiasm.losses import cross_entropy
 from chiasm.models import PerceiverMlm
 from chiasm.objectives.base import Objective, Rows, mean_of
 from chiasm.types import Batch
@@ -42,7 +42,7 @@ class MaskedText(Objective):
         """`loss` in nats, and how many are `right`, summed over the gaps."""
         hidden = model(batch.ids, batch.keep, gaps)[gaps]
         logits, wanted = model.head(hidden), batch.ids[gaps]
-        loss, _ = next_token(logits, wanted, 0.0)
+        loss, _ = cross_entropy(logits, wanted, 0.0)
         return {"loss": loss, "right": (logits.argmax(-1) == wanted).sum()}
 
     def backward(

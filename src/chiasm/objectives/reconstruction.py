@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from chiasm.losses import next_token
+from chiasm.losses import cross_entropy
 from chiasm.models import PerceiverAutoencoder
 from chiasm.models.adapters import all_kept
 from chiasm.models.inputs import Given, given
@@ -103,7 +103,7 @@ def _error(
     model: PerceiverAutoencoder, name: str, answers: Float[Tensor, "hidden f"], values: Given, hide: Bool[Tensor, "b n"]
 ) -> Float[Tensor, ""]:
     if name == "text":
-        return next_token(answers, values.values[hide], 0.0)[0]
+        return cross_entropy(answers, values.values[hide], 0.0)[0]
     wanted = model.targets(name, values).tokens[hide]
     return (answers.float() - wanted.float()).square().mean(-1).sum()
 

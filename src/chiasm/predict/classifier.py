@@ -14,10 +14,8 @@ from chiasm.data.transforms import NO_PICTURES, normalize
 from chiasm.errors import UserError
 from chiasm.models import Classifier
 from chiasm.predict.base import Pixels, Predictor
-from chiasm.predict.loading import heard
+from chiasm.predict.loading import ROWS, heard
 from chiasm.types import Batch, Picture
-
-ROWS = 128
 
 
 @dataclass(frozen=True)

@@ -52,4 +52,7 @@ class LanguagePredictor(Predictor):
     def _text(self, prompt: str, ids: list[int], written: Written, others: Sequence[Caption] = ()) -> Caption:
         """What was written, its text behind the prompt as the user wrote that."""
         alone, whole = self.tokenizer.decode(ids), self.tokenizer.decode([*ids, *written.ids])
-        return caption_of(written, self.tokenizer, text=prompt + whole[len(alone) :], others=others)
+        rest = whole[len(alone) :]
+        if prompt and rest and not alone:  # no word of the prompt is known, so that nothing parts it from the first
+            rest = f" {rest}"
+        return caption_of(written, self.tokenizer, text=prompt + rest, others=others)

@@ -13,6 +13,7 @@ from chiasm.models.perceiver import PerceiverConfig
 from chiasm.types import Example
 
 ROWS = 128
+"""Examples that a model is asked about at once."""
 
 
 def heard(config: ModelConfig) -> SoundConfig | None:

@@ -18,7 +18,8 @@ from chiasm.data.transforms import NO_PICTURES, PreprocessConfig
 from chiasm.errors import UserError
 from chiasm.hub import find
 from chiasm.models import Clip, ClipConfig, LanguageModel, Model, ModelConfig, PictureClassifier, build_model
-from chiasm.models.language import CausalDecoder, TextRules
+from chiasm.models.decoder import CausalDecoder
+from chiasm.models.language import TextRules
 from chiasm.models.vision import Vit
 from chiasm.pretrained.encoder_decoder import captioner_config, captioner_rules, clean_captioner
 from chiasm.pretrained.files import read_weights

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from chiasm.models import LanguageConfig
-from chiasm.models.language import DecoderConfig, TextRules
+from chiasm.models.decoder import DecoderConfig
+from chiasm.models.language import TextRules
 from chiasm.pretrained.huggingface import known_activation
 from chiasm.pretrained.rules import FUSED, Rule, Tensors, join_attention, layer, same
 from chiasm.text import Tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chiasm.bundle import Bundle
-from chiasm.evaluate import SplitScores, draw_captions, evaluate_captioner, write_results
+from chiasm.evaluate import TOLD, SplitScores, draw_captions, evaluate_captioner, write_results
 from chiasm.generate import GenerateConfig
 from chiasm.objectives import Captioning
 from chiasm.predict import CaptionPredictor
@@ -42,6 +42,6 @@ class CaptioningTask(Task):
         """Captions of every picture, their scores, and drawings of some."""
         predictor = CaptionPredictor(bundle)
         results = evaluate_captioner(predictor, run.source, splits, GenerateConfig(), max_broken_share=1.0)
-        write_results(results, run.folder, "captions.jsonl")
+        write_results(results, run.folder, TOLD[CaptionPredictor])
         draw_captions(predictor, run.source, results, run.folder)
         return bundle, results

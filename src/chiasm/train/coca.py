@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chiasm.bundle import Bundle
-from chiasm.evaluate import SplitScores, calibrate, draw_calibration, draw_coca, evaluate_coca, write_results
+from chiasm.evaluate import TOLD, SplitScores, draw_coca, evaluate_coca, write_results
 from chiasm.generate import GenerateConfig
 from chiasm.objectives import ContrastiveCaptioning
-from chiasm.predict import ClipPredictor, CocaPredictor
+from chiasm.predict import CocaPredictor
 from chiasm.train.captioning import CaptioningTask
 from chiasm.train.config import TrainConfig
-from chiasm.train.contrastive import ContrastiveTask
+from chiasm.train.contrastive import ContrastiveTask, calibrated
 from chiasm.train.task import Task
 
 if TYPE_CHECKING:
@@ -39,12 +38,9 @@ class CocaTask(Task):
 
     def evaluate(self, run: Run, bundle: Bundle, splits: list[str]) -> tuple[Bundle, list[SplitScores]]:
         """Captions and retrieval on every split, drawings, and what cosines mean, from the validation split."""
-        if "val" in run.pictures and len(run.pictures["val"].good):
-            bundle = replace(bundle, calibration=calibrate(ClipPredictor(bundle), run.source, "val"))
+        bundle = calibrated(run, bundle)
         predictor = CocaPredictor(bundle)
         results = evaluate_coca(predictor, run.source, splits, GenerateConfig(), max_broken_share=1.0)
-        write_results(results, run.folder, "told.jsonl")
+        write_results(results, run.folder, TOLD[CocaPredictor])
         draw_coca(predictor, run.source, results, run.folder)
-        if bundle.calibration is not None:
-            draw_calibration(bundle.calibration, run.folder / "calibration.png")
         return bundle, results

@@ -10,7 +10,7 @@ import torch
 
 from chiasm.bundle import Bundle
 from chiasm.errors import UserError
-from chiasm.evaluate import SplitScores, calibrate, draw_calibration, draw_clip, evaluate_clip, write_results
+from chiasm.evaluate import TOLD, SplitScores, calibrate, draw_calibration, draw_clip, evaluate_clip, write_results
 from chiasm.losses import refuse_batch_norm
 from chiasm.objectives import Contrastive
 from chiasm.predict import ClipPredictor
@@ -64,12 +64,19 @@ class ContrastiveTask(Task):
 
     def evaluate(self, run: Run, bundle: Bundle, splits: list[str]) -> tuple[Bundle, list[SplitScores]]:
         """Retrieval on every split, drawings, and what cosines mean, from the validation split."""
-        if "val" in run.pictures and len(run.pictures["val"].good):
-            bundle = replace(bundle, calibration=calibrate(ClipPredictor(bundle), run.source, "val"))
+        bundle = calibrated(run, bundle)
         predictor = ClipPredictor(bundle)
         results = evaluate_clip(predictor, run.source, splits, max_broken_share=1.0)
-        write_results(results, run.folder, "retrieval.jsonl")
+        write_results(results, run.folder, TOLD[ClipPredictor])
         draw_clip(predictor, run.source, results, run.folder)
-        if bundle.calibration is not None:
-            draw_calibration(bundle.calibration, run.folder / "calibration.png")
         return bundle, results
+
+
+def calibrated(run: Run, bundle: Bundle) -> Bundle:
+    """The bundle with what cosines mean, from the validation split, which is drawn too; as it is without one."""
+    if "val" not in run.pictures or not len(run.pictures["val"].good):
+        return bundle
+    bundle = replace(bundle, calibration=calibrate(ClipPredictor(bundle), run.source, "val"))
+    if bundle.calibration is not None:
+        draw_calibration(bundle.calibration, run.folder / "calibration.png")
+    return bundle

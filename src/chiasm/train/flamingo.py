@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from chiasm.bundle import Bundle
 from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.loader import Loader
-from chiasm.evaluate import SplitScores, draw_captions, evaluate_flamingo, write_results
+from chiasm.evaluate import TOLD, SplitScores, draw_captions, evaluate_flamingo, write_results
 from chiasm.figures import gates_figure
 from chiasm.generate import GenerateConfig
 from chiasm.models import FlamingoConfig
@@ -77,7 +77,7 @@ class FlamingoTask(Task):
         """What it says with and without shots, drawings of some of it, and how the gates opened."""
         predictor = FlamingoPredictor(bundle)
         results = evaluate_flamingo(predictor, run.source, splits, GenerateConfig(), max_broken_share=1.0)
-        write_results(results, run.folder, "shots.jsonl")
+        write_results(results, run.folder, TOLD[FlamingoPredictor])
         if not run.source.interleaved:
             draw_captions(predictor.writer, run.source, results, run.folder)
         gates_figure(read_metrics(run.folder / "metrics.csv"), self.gates, run.folder / "gates.png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chiasm.bundle import Bundle
-from chiasm.evaluate import SplitScores, evaluate_lm, write_results
+from chiasm.evaluate import TOLD, SplitScores, evaluate_lm, write_results
 from chiasm.objectives import Captioning
 from chiasm.predict import LanguagePredictor
 from chiasm.train.config import TrainConfig
@@ -40,5 +40,5 @@ class LanguageTask(Task):
     def evaluate(self, run: Run, bundle: Bundle, splits: list[str]) -> tuple[Bundle, list[SplitScores]]:
         """Perplexities."""
         results = evaluate_lm(LanguagePredictor(bundle), run.source, splits)
-        write_results(results, run.folder, "texts.jsonl")
+        write_results(results, run.folder, TOLD[LanguagePredictor])
         return bundle, results

@@ -36,16 +36,15 @@ def describe_outcome(run: Run, bundle: Bundle, best_step: int) -> list[SplitScor
 def _card(run: Run, results: list[SplitScores], best_step: int, minutes: float, ended: list[str]) -> str:
     train = run.config.train
     sizes = {name: len(indices) for name, indices in run.source.splits.items()}
-    broken = sum(len(p.broken) for p in run.pictures.values())
     parameters = sum(p.numel() for p in run.model.parameters())
     kept = f"the best by validation loss, of step {best_step}" if train.keep == "best" else "the last"
     lines = [
         f"# {run.task.title} trained on {run.source.name}",
         "",
         f"- data: {run.source.understood} (fingerprint {run.source.fingerprint})",
-        f"- splits: {', '.join(f'{name} {count:,}' for name, count in sizes.items())}; {broken} broken left out",
+        f"- splits: {', '.join(f'{n} {count:,}' for n, count in sizes.items())}; {len(run.broken)} broken left out",
         f"- model: {parameters:,} parameters; settings in config.json, fingerprint {configs.fingerprint(run.config)}",
-        f"- training: {train.steps:,} steps of {train.batch_size} pictures, {train.precision}, {minutes:.1f} minutes; "
+        f"- training: {train.steps:,} steps of {train.batch_size}, {train.precision}, {minutes:.1f} minutes; "
         f"weights kept: {kept}",
         *(f"- {finding}" for finding in ended),
         f"- chiasm {chiasm.__version__}, torch {torch.__version__}",

@@ -14,10 +14,10 @@ from chiasm.data.source import Source, class_names
 from chiasm.data.task import CLIP, TaskConfig
 from chiasm.errors import UserError
 from chiasm.predict import ClipPredictor
+from chiasm.predict.loading import ROWS
 from chiasm.progress import counting
 from chiasm.types import Example
 
-ROWS = 128
 WANTED = {
     "match": "Matching needs pictures with different captions.",
     "answer": "A table needs the columns question and answer; the built-in shapes have questions of their own.",

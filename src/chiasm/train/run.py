@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.util
 import logging
 import math
 import warnings
@@ -15,12 +14,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from chiasm import config as configs
 from chiasm.bundle import Bundle, fill, own_tensors
 from chiasm.cost import measure_step_seconds
-from chiasm.data.cache import Pictures, check_broken, prepare_pictures, write_quarantine
+from chiasm.data.cache import Broken, Pictures, check_broken, prepare_pictures, write_quarantine
 from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.loader import Loader
 from chiasm.data.source import class_names
@@ -40,10 +38,10 @@ from chiasm.train.outcome import describe_outcome
 from chiasm.train.parts import load_parts, parts_tokenizer
 from chiasm.train.start import brought_tokenizer, load_start
 from chiasm.train.tasks import task_of
+from chiasm.train.trackers import loggers_of
 
 EPOCHS, FEWEST_STEPS = 30, 600
 """How long a run is for which nothing was said: so many epochs, or so many steps if those are more."""
-TRACKERS = ("tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,7 @@ class Run:
             name: sounds_of(self.config.model, self.source.split(name), f"{self.source.name} {name}")
             for name in self.pictures
         }
+        self.broken = self._quarantine()
         torch.manual_seed(self.config.train.seed)
         self.model = build_model(self.config.model)
         if not resume:
@@ -151,7 +150,7 @@ class Run:
     def _pictures(self) -> dict[str, Pictures]:
         """The pixels of every split that is used, tests too, so that no flaw of theirs comes up after the training."""
         splits = [n for n in ("train", "val", *self.source.test_splits) if len(self.source.splits.get(n, ()))]
-        pictures = {
+        return {
             name: prepare_pictures(
                 self.source.split(name),
                 self.config.preprocess,
@@ -160,9 +159,17 @@ class Run:
             )
             for name in splits
         }
-        write_quarantine([b for p in pictures.values() for b in p.broken], self.folder / "quarantine.jsonl")
-        check_broken(list(pictures.values()), self.source.name, self.config.data.max_broken_share)
-        return pictures
+
+    def _quarantine(self) -> list[Broken]:
+        """All that cannot be read, written down; UserError where that is too much."""
+        pictures = [broken for part in self.pictures.values() for broken in part.broken]
+        sounds = [broken for part in self.sounds.values() if part is not None for broken in part.broken]
+        write_quarantine([*pictures, *sounds], self.folder / "quarantine.jsonl")
+        total = sum(len(part.examples) for part in self.pictures.values())
+        for what, broken in {"pictures": pictures, "sounds": sounds}.items():
+            if broken:
+                check_broken(broken, total, f"{what} of {self.source.name}", self.config.data.max_broken_share)
+        return [*pictures, *sounds]
 
     def _loader(self, split: str) -> Loader | InterleavedLoader | None:
         pictures, train = self.pictures.get(split), self.config.train
@@ -242,7 +249,7 @@ def train(config: RunConfig, folder: Path, *, resume: bool = False, trackers: tu
 
     UserError where data, settings or folder do not allow it, or where the loss stops being finite.
     """
-    loggers = _loggers(trackers, folder)
+    loggers = loggers_of(trackers, folder)
     run = Run(config, folder, resume=resume)
     fitted = fit(run, loggers=loggers, resume=resume)
     if fitted.bundle is None:
@@ -309,21 +316,6 @@ def _kept(run: Run, engine: Engine, best: Path) -> Bundle:
     with engine.averaged() as model:
         run.bundle(model).save(run.folder / "bundle")
     return Bundle.load(run.folder / "bundle")
-
-
-def _loggers(trackers: tuple[str, ...], folder: Path) -> list[Any]:
-    """Lightning's loggers for the experiment trackers that were asked for."""
-    loggers: list[Any] = []
-    for name in trackers:
-        if name not in TRACKERS:
-            raise UserError(f"There is no tracker {name!r}", f"Trackers: {', '.join(TRACKERS)}.")
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"{name} is not installed", f"pip install 'chiasm[{name}]'")
-        if name == "tensorboard":
-            loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
-        else:
-            loggers.append(WandbLogger(name=folder.name, save_dir=folder, project="chiasm"))
-    return loggers
 
 
 @contextlib.contextmanager

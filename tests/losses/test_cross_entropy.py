@@ -1,11 +1,11 @@
-"""The next token's loss against a loop, smoothed and plain."""
+"""Cross-entropy against a loop, smoothed and plain."""
 
 import math
 
 import pytest
 import torch
 
-from chiasm.losses import next_token
+from chiasm.losses import cross_entropy
 
 
 def naive(logits, targets, smoothing):
@@ -28,14 +28,14 @@ def drawn():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
 def test_it_equals_the_naive_twin(smoothing):
     logits, targets = drawn()
-    got = next_token(logits, targets, smoothing)
+    got = cross_entropy(logits, targets, smoothing)
     assert [value.item() for value in got] == pytest.approx(naive(logits, targets, smoothing), rel=1e-5)
 
 
 def test_it_equals_torch_s_cross_entropy_in_value_and_gradient():
     logits, targets = drawn()
     logits.requires_grad_()
-    smoothed, plain = next_token(logits, targets, 0.2)
+    smoothed, plain = cross_entropy(logits, targets, 0.2)
     wanted = torch.nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=0.2)
     torch.testing.assert_close(smoothed, wanted)
     torch.testing.assert_close(torch.autograd.grad(smoothed, logits), torch.autograd.grad(wanted, logits))
@@ -44,8 +44,8 @@ def test_it_equals_torch_s_cross_entropy_in_value_and_gradient():
 
 def test_parts_sum_to_the_whole():
     logits, targets = drawn()
-    whole = next_token(logits, targets, 0.1)
-    parts = [next_token(logits[part], targets[part], 0.1) for part in (slice(0, 1), slice(1, 5), slice(5, 6))]
+    whole = cross_entropy(logits, targets, 0.1)
+    parts = [cross_entropy(logits[part], targets[part], 0.1) for part in (slice(0, 1), slice(1, 5), slice(5, 6))]
     for name, value in enumerate(whole):
         torch.testing.assert_close(sum(part[name] for part in parts), value)
 
@@ -53,10 +53,10 @@ def test_parts_sum_to_the_whole():
 def test_it_is_computed_in_fp32():
     logits, targets = drawn()
     rough = logits.bfloat16()
-    got = next_token(rough, targets, 0.1)
+    got = cross_entropy(rough, targets, 0.1)
     assert all(value.dtype == torch.float32 for value in got)
-    torch.testing.assert_close(got, next_token(rough.float(), targets, 0.1), rtol=0, atol=0)
+    torch.testing.assert_close(got, cross_entropy(rough.float(), targets, 0.1), rtol=0, atol=0)
 
 
 def test_no_tokens_lose_nothing():
-    assert [v.item() for v in next_token(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), 0.1)] == [0.0, 0.0]
+    assert [v.item() for v in cross_entropy(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), 0.1)] == [0.0, 0.0]
