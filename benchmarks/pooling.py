@@ -20,7 +20,8 @@ from chiasm.data.transforms import PreprocessConfig, augment_for
 from chiasm.evaluate import evaluate
 from chiasm.models.captioner import CaptionerConfig
 from chiasm.models.clip import ClipConfig
-from chiasm.models.language import DecoderConfig, TextConfig
+from chiasm.models.decoder import DecoderConfig
+from chiasm.models.language import TextConfig
 from chiasm.models.vision import VitConfig
 from chiasm.predict import CaptionPredictor, ClipPredictor
 from chiasm.progress import track
