@@ -12,7 +12,7 @@ import torch
 from chiasm.data.cache import Pictures
 from chiasm.data.source import Source
 from chiasm.data.transforms import normalize
-from chiasm.evaluate.common import Estimate, SplitScores, readable
+from chiasm.evaluate.common import Estimate, Items, SplitScores, readable
 from chiasm.generate import GenerateConfig
 from chiasm.metrics import bootstrap_interval, caption_scores
 from chiasm.predict import Caption, CaptionPredictor
@@ -71,7 +71,8 @@ def _evaluate_split(
     scores["perplexity"] = Estimate(*map(math.exp, scores["token_loss"]))
     scores["shuffled_rise"] = ratio(shuffled - losses, counts)
     told = [Told(e.key, c.text, round(c.confidence, 4), e.texts, e.label) for e, c in zip(seen, captions, strict=True)]
-    return SplitScores(split, len(seen), scores, COLUMNS, told, pictures.broken)
+    values = {name: by_name[name].per_item for name in ("exact_match", "cider_d")} | {"token_loss": losses / counts}
+    return SplitScores(split, len(seen), scores, COLUMNS, told, pictures.broken, items=Items.of(seen, values))
 
 
 @torch.no_grad()

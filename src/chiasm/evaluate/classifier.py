@@ -13,7 +13,7 @@ from chiasm.data.loader import Loader
 from chiasm.data.source import Source
 from chiasm.data.transforms import normalize
 from chiasm.errors import UserError
-from chiasm.evaluate.common import Estimate, LabelScores, SplitScores, readable
+from chiasm.evaluate.common import Estimate, Items, LabelScores, SplitScores, readable
 from chiasm.metrics.captions import Score
 from chiasm.metrics.classification import Classification, calibration_error, classification_scores
 from chiasm.metrics.retrieval import mean_scores
@@ -92,7 +92,8 @@ def _evaluate_split(predictor: ClassifierPredictor, source: Source, split: str, 
     columns = tuple(name for name in (*COLUMNS, *kinds) if name in scores)
     broken = (*pictures.broken, *(loader.sounds.broken if loader.sounds else ()))
     labels = _label_scores(found, truths, names)
-    return SplitScores(split, len(np.unique(groups)), scores, columns, told, broken, labels)
+    items = Items.of(asked, {"accuracy": right})
+    return SplitScores(split, len(np.unique(groups)), scores, columns, told, broken, labels, items=items)
 
 
 def _probabilities(

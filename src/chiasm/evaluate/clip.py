@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from chiasm.data.source import Source
 from chiasm.errors import UserError
-from chiasm.evaluate.common import Estimate, Search, SplitScores, embed_pictures, readable
+from chiasm.evaluate.common import Estimate, Items, Search, SplitScores, embed_pictures, readable
 from chiasm.evaluate.labels import label_scores, probe_scores, training_features
 from chiasm.evaluate.things import things, things_and_texts
 from chiasm.metrics import Ranks, rank_items
@@ -78,7 +78,9 @@ def evaluate_clip(
             if train is not None:
                 scores |= probe_scores(train, images, seen, same)
             columns = tuple(name for name in COLUMNS if name in scores)
-            results.append(SplitScores(split, len(seen), scores, columns, told, pictures.broken, labels, searches))
+            broken = pictures.broken
+            items = _items(seen, told)
+            results.append(SplitScores(split, len(seen), scores, columns, told, broken, labels, searches, items=items))
     return results
 
 
@@ -168,6 +170,13 @@ def _told(
         Found(e.key, words[int(at)], round(float(cosine), 4), rank, e.texts, e.label)
         for e, at, cosine, rank in zip(seen, nearest, cosines, ranks, strict=True)
     ]
+
+
+def _items(seen: Sequence[Example], told: Sequence[Found]) -> Items:
+    """Of the pictures with texts, which are looked for."""
+    ranks = {row: found.rank for row, found in enumerate(told) if found.rank is not None}
+    mrr = np.array([1 / rank for rank in ranks.values()])
+    return Items.of([seen[row] for row in ranks], {"image_to_text_mrr": mrr})
 
 
 def _searches(

@@ -52,6 +52,29 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Items:
+    """The scores of single test items (n of them), for whoever compares models on them."""
+
+    keys: tuple[str, ...]
+    groups: tuple[str, ...]
+    """Items of one group show the same thing, and are drawn together."""
+    kinds: tuple[str, ...]
+    """Kinds of questions; empty strings where there are none."""
+    values: dict[str, Float[np.ndarray, " n"]]
+    """By the name of the score whose mean over items is, or nearly is, the split's."""
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], values: dict[str, np.ndarray]) -> Items:
+        """The scores of these examples, in their order."""
+        return cls(
+            keys=tuple(e.key for e in examples),
+            groups=tuple(e.group or e.key for e in examples),
+            kinds=tuple(e.tags[0] if e.tags else "" for e in examples),
+            values=values,
+        )
+
+
+@dataclass(frozen=True)
 class SplitScores:
     """What one split gave: scores by name, which of them a table shows, and what the model said of every picture."""
 
@@ -67,6 +90,8 @@ class SplitScores:
     """A few, to look at."""
     counted: str = "pictures"
     """What `pictures` counts, where it is not those."""
+    items: Items | None = None
+    """None where nobody compares models of this kind."""
 
 
 def readable(

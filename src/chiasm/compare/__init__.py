@@ -1,0 +1,1 @@
+"""Architectures compared on the user's data, at equal cost."""
