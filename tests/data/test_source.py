@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasm.data.source import Source, split_by_hash, splits_by_name
+from chiasm.data.source import Source, split_by_hash, splits_by_name, with_less
 from chiasm.errors import UserError
 from chiasm.types import Example
 
@@ -80,3 +80,34 @@ def test_shares_that_leave_no_train_are_refused(shares: tuple[float, float]):
 def test_splits_by_name_keeps_order_and_allows_empty():
     splits = splits_by_name(["b", "a", "b"], order=("a", "c"))
     assert {name: rows.tolist() for name, rows in splits.items()} == {"a": [1], "c": [], "b": [0, 2]}
+
+
+def _of_groups(groups: int) -> Source:
+    """Two examples of each group, all of them in training but for the last two."""
+    examples = [Example(image=None, texts=("x",), key=f"{g}#{i}", group=str(g)) for g in range(groups) for i in (0, 1)]
+    rows = np.arange(len(examples))
+    splits = {"train": rows[:-2], "test": rows[-2:]}
+    return Source(name="s", examples=examples, splits=splits, understood="", fingerprint="f")
+
+
+def test_less_data_are_whole_groups_nested_of_about_the_share_and_only_of_training():
+    source = _of_groups(2001)
+    kept = {share: with_less(source, share) for share in (1 / 8, 1 / 4, 1 / 2)}
+    rows = {share: set(less.splits["train"].tolist()) for share, less in kept.items()}
+    assert rows[1 / 8] < rows[1 / 4] < rows[1 / 2] < set(source.splits["train"].tolist())
+    for share, found in rows.items():
+        assert {row ^ 1 for row in found} == found  # the two of a group are neighbours
+        assert abs(len(found) / 4000 - share) < 0.04
+        assert kept[share].splits["test"].tolist() == source.splits["test"].tolist()
+    assert len({less.fingerprint for less in (source, *kept.values())}) == 4
+    assert with_less(source, 1) is source
+
+
+def test_the_smallest_share_leaves_a_group():
+    assert len(with_less(_of_groups(5), 1e-6).splits["train"]) == 2
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5])
+def test_a_share_that_is_none_is_refused(share: float):
+    with pytest.raises(ValueError, match="share is"):
+        with_less(_of_groups(3), share)

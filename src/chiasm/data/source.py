@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,8 +107,29 @@ def splits_by_name(names: Sequence[str], order: Iterable[str] = ()) -> dict[str,
     return {name: np.array(indices, dtype=np.int64) for name, indices in rows.items()}
 
 
+def with_less(source: Source, share: float) -> Source:
+    """The same data with about this share of its training groups; a smaller share is part of every larger one.
+
+    At least one group stays. ValueError for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}, it must be above 0 and at most 1")
+    if share == 1 or "train" not in source.splits:
+        return source
+    train = source.splits["train"]
+    # Not the hash that made the splits: there, a low place means a test.
+    places = np.array([_fraction(f"less {e.group or e.key}") for e in source.split("train")])
+    kept = train[places < max(share, places.min(initial=1.0) + 1e-12)]
+    return replace(
+        source,
+        splits=source.splits | {"train": kept},
+        understood=f"{source.understood}; {len(kept):,} of {len(train):,} training examples",
+        fingerprint=f"{source.fingerprint}-{share:g}",
+    )
+
+
 def _fraction(group: str) -> float:
     return int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()[:4], "big") / 2**32
 
 
-__all__ = ["Source", "View", "class_names", "picture_key", "split_by_hash", "splits_by_name"]
+__all__ = ["Source", "View", "class_names", "picture_key", "split_by_hash", "splits_by_name", "with_less"]

@@ -8,7 +8,7 @@ from typing import Literal
 from chiasm.data.episodes import EpisodesConfig
 from chiasm.data.layouts import open_source
 from chiasm.data.shapes import ShapesConfig
-from chiasm.data.source import Source
+from chiasm.data.source import Source, with_less
 from chiasm.data.task import TaskConfig
 from chiasm.data.transforms import AugmentConfig, PreprocessConfig
 from chiasm.models import ModelConfig
@@ -43,6 +43,12 @@ class DataConfig:
     """Cut captions that are longer than the model's context; otherwise they are an error."""
     task: TaskConfig | None = None
     """What a classifier is to tell; None for other models."""
+    share: float = 1.0
+    """Train on about this share of the training data only, to see what more of them are worth."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}, it must be above 0 and at most 1")
 
     def open(self) -> Source:
         """The data, as the task asks about them; UserError where they are not what can be read, or not of the task."""
@@ -59,7 +65,7 @@ class DataConfig:
             shapes=shapes,
             episodes=self.episodes,
         )
-        return source if self.task is None else prepared(source, self.task)
+        return with_less(source if self.task is None else prepared(source, self.task), self.share)
 
 
 @dataclass(frozen=True, kw_only=True)
