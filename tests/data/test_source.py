@@ -100,14 +100,14 @@ def test_less_data_are_whole_groups_nested_of_about_the_share_and_only_of_traini
         assert abs(len(found) / 4000 - share) < 0.04
         assert kept[share].splits["test"].tolist() == source.splits["test"].tolist()
     assert len({less.fingerprint for less in (source, *kept.values())}) == 4
-    assert with_less(source, 1) is source
+    assert with_less(source, 1.0) is source
 
 
 def test_the_smallest_share_leaves_a_group():
     assert len(with_less(_of_groups(5), 1e-6).splits["train"]) == 2
 
 
-@pytest.mark.parametrize("share", [0, -0.5, 1.5])
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
 def test_a_share_that_is_none_is_refused(share: float):
     with pytest.raises(ValueError, match="share is"):
         with_less(_of_groups(3), share)
