@@ -1,0 +1,122 @@
+"""One self-contained HTML file: templates, numbers in words, pictures inside the page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+TEMPLATES = Path(__file__).parent / "templates"
+SUFFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Heads and rows of cells: texts, numbers that are already texts, or markup; the first of a row is its name."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this room as a page; what comes from users is escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+def data_uri(path: Path) -> str | None:
+    """A PNG as the address of itself; None where the file is missing."""
+    if not path.is_file():
+        return None
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def number(value: float) -> str:
+    """A score or a loss: three decimals, fewer where it is large."""
+    if not math.isfinite(value):
+        return "–"
+    decimals = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
+    return f"{value:.{decimals}f}".replace("-", "−") if round(value, decimals) else f"{0:.{decimals}f}"
+
+
+def signed(value: float) -> str:
+    """A difference, with its sign."""
+    return f"+{number(value)}" if round(value, 3) > 0 else number(value)
+
+
+def percent(share: float) -> str:
+    """A probability or a share, without claiming certainty."""
+    if not math.isfinite(share):
+        return "–"
+    if 0 < share < 0.01:
+        return "< 1 %"
+    return "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+
+
+def p_value(p: float) -> str:
+    """A p-value, to two digits or as a bound."""
+    if not math.isfinite(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def short(value: float, unit: str = "") -> str:
+    """A count in three digits: 3.02 M, 1.24 TFLOP, 512."""
+    if not math.isfinite(value):
+        return "–"
+    for size, suffix in SUFFIXES:
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g} {suffix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 4.2 s, 3 min 20 s, 2 h 5 min."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{round(seconds / 60)} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def as_json(value: Any) -> str:
+    """Settings as people read them."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    told = (number, signed, percent, p_value, short, duration, as_json)
+    environment.filters.update({function.__name__: function for function in told})
+    return environment
+
+
+__all__ = [
+    "Table",
+    "as_json",
+    "data_uri",
+    "duration",
+    "number",
+    "p_value",
+    "percent",
+    "render",
+    "short",
+    "signed",
+]
