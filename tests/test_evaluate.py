@@ -174,3 +174,28 @@ def test_results_are_written_for_programs_and_for_people(tmp_path):
         ("test", "p2", "dog", ["c"]),
         ("test-style", "p1", "żółw", ["a", "b"]),
     ]
+
+
+def test_items_are_the_scores_of_single_pictures(predictor):
+    examples = [example(i) for i in range(7)]
+    examples[3] = Example(image=example(30).image, texts=("x",), key="p3", group="g")
+    result = scores_of(predictor, examples)
+    items = result.items
+    assert items.keys == tuple(e.key for e in examples)
+    assert items.groups == ("p0", "p1", "p2", "g", "p4", "p5", "p6")
+    wanted = caption_scores([told.caption for told in result.told], [e.texts for e in examples])
+    for name in ("exact_match", "cider_d"):
+        assert items.values[name].tolist() == wanted[name].per_item.tolist()
+    sums = [naive_loss(predictor, e.image, e.texts[0]) for e in examples]
+    tokens = [length - 1 for length in TOKENIZER.lengths([e.texts[0] for e in examples])]
+    assert items.values["token_loss"] == pytest.approx(np.array(sums) / tokens, rel=1e-4)
+
+
+def test_with_exchanged_pictures_every_caption_is_scored_against_another_picture(predictor):
+    examples = [example(i) for i in range(6)]
+    captions = [caption.text for caption in predictor.caption([e.image for e in examples], max_tokens=5)]
+    own = [Example(image=e.image, texts=(c,), key=e.key) for e, c in zip(examples, captions, strict=True)]
+    items = scores_of(predictor, own).items
+    assert items.values["exact_match"].mean() == 1
+    alike = [captions.count(c) - 1 for c in captions]
+    assert items.values["exact_match_shuffled"].mean() <= np.mean([count > 0 for count in alike])

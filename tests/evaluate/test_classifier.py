@@ -229,3 +229,16 @@ def test_a_certain_and_wrong_model_has_a_finite_loss(predictor, monkeypatch):
     found = values(result_of(predictor, [example(i, "red") for i in range(4)]))
     assert math.isfinite(found["log_loss"]) and found["log_loss"] > 100
     assert (found["accuracy"], found["calibration_error"]) == (0, 1)
+
+
+def test_items_are_the_single_answers_whose_means_are_the_scores():
+    predictor = ClassifierPredictor(fusion_bundle(seed=2))  # its answers vary with the picture
+    examples = [*(example(i) for i in range(20)), example(20, label="")]
+    result = result_of(predictor, examples)
+    items = result.items
+    assert items.keys == tuple(e.key for e in examples[:20]) and items.groups == tuple(e.group for e in examples[:20])
+    assert items.kinds == tuple(e.tags[0] for e in examples[:20])
+    right = [told.answer == told.label for told in result.told]
+    assert items.values["accuracy"].tolist() == right
+    drop = items.values["accuracy"].mean() - items.values["accuracy_shuffled"].mean()
+    assert drop == pytest.approx(values(result)["shuffled_drop"]) and drop != 0

@@ -296,3 +296,13 @@ def test_results_and_drawings_are_written(predictor, tmp_path):
     for name in ("gallery-test", "retrieval-test", "confusion-test", "calibration"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 150, name
+
+
+def test_items_are_the_pictures_with_texts_by_reciprocal_rank(predictor):
+    test = [*(example(i) for i in range(7)), example(7, texts=()), example(8, group="g")]
+    (result,) = evaluate_clip(predictor, source_of(test), ["test"])
+    items = result.items
+    assert items.keys == ("p0", "p1", "p2", "p3", "p4", "p5", "p6", "p8") and items.groups[-1] == "g"
+    ranks = [told.rank for told in result.told if told.rank is not None]
+    assert items.values["image_to_text_mrr"] == pytest.approx([1 / rank for rank in ranks])
+    assert items.values["image_to_text_mrr"].mean() == pytest.approx(result.scores["image_to_text_mrr"].value)

@@ -66,27 +66,36 @@ def _evaluate_split(
         captions += predictor.caption_pixels(pictures.pixels_of(pictures.good[start : start + ROWS]), config)
     by_name = caption_scores([c.text for c in captions], [e.texts for e in seen])
     scores = {name: Estimate(score.value, score.low, score.high) for name, score in by_name.items()}
-    losses, shuffled, counts = _losses(predictor, pictures, seen)
+    others = _others(len(seen))
+    losses, shuffled, counts = _losses(predictor, pictures, seen, others)
     scores["token_loss"] = ratio(losses, counts)
     scores["perplexity"] = Estimate(*map(math.exp, scores["token_loss"]))
     scores["shuffled_rise"] = ratio(shuffled - losses, counts)
     told = [Told(e.key, c.text, round(c.confidence, 4), e.texts, e.label) for e, c in zip(seen, captions, strict=True)]
-    values = {name: by_name[name].per_item for name in ("exact_match", "cider_d")} | {"token_loss": losses / counts}
+    exchanged = caption_scores([captions[other].text for other in others], [e.texts for e in seen])
+    values = {"token_loss": losses / counts, "token_loss_shuffled": shuffled / counts}
+    for name in ("exact_match", "cider_d"):
+        values |= {name: by_name[name].per_item, f"{name}_shuffled": exchanged[name].per_item}
     return SplitScores(split, len(seen), scores, COLUMNS, told, pictures.broken, items=Items.of(seen, values))
+
+
+def _others(pictures: int) -> np.ndarray:
+    """For each picture another one, in one cycle through all: no text keeps its picture."""
+    cycle = np.random.default_rng(SHUFFLE_SEED).permutation(pictures)
+    others = np.empty_like(cycle)
+    others[cycle] = np.roll(cycle, 1)
+    return others
 
 
 @torch.no_grad()
 def _losses(
-    predictor: CaptionPredictor, pictures: Pictures, examples: Sequence[Example]
+    predictor: CaptionPredictor, pictures: Pictures, examples: Sequence[Example], others: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each picture: the summed loss of its preferred text, the same under another picture, and its tokens."""
     model = predictor.model
     texts, context = [e.texts[0] for e in examples], model.rules.context
     ids = predictor.tokenizer.encode(texts, context=context, truncate=True)
     counts = np.minimum(predictor.tokenizer.lengths(texts), context) - 1  # by length: a pad may be EOT's id
-    cycle = np.random.default_rng(SHUFFLE_SEED).permutation(len(examples))
-    others = np.empty_like(cycle)
-    others[cycle] = np.roll(cycle, 1)  # one cycle through all: no text keeps its picture
     columns = []
     for order in (np.arange(len(examples)), others):
         sums = []

@@ -92,7 +92,10 @@ def _evaluate_split(predictor: ClassifierPredictor, source: Source, split: str, 
     columns = tuple(name for name in (*COLUMNS, *kinds) if name in scores)
     broken = (*pictures.broken, *(loader.sounds.broken if loader.sounds else ()))
     labels = _label_scores(found, truths, names)
-    items = Items.of(asked, {"accuracy": right})
+    compared = {"accuracy": right}
+    if "shuffled_drop" in values:
+        compared["accuracy_shuffled"] = right - values["shuffled_drop"]
+    items = Items.of(asked, compared)
     return SplitScores(split, len(np.unique(groups)), scores, columns, told, broken, labels, items=items)
 
 

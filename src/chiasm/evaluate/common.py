@@ -61,7 +61,8 @@ class Items:
     kinds: tuple[str, ...]
     """Kinds of questions; empty strings where there are none."""
     values: dict[str, Float[np.ndarray, " n"]]
-    """By the name of the score whose mean over items is, or nearly is, the split's."""
+    """By the name of the score whose mean over items is, or nearly is, the split's; `<name>_shuffled` is what would be
+    scored if pictures were exchanged."""
 
     @classmethod
     def of(cls, examples: Sequence[Example], values: dict[str, np.ndarray]) -> Items:
