@@ -240,5 +240,9 @@ def test_items_are_the_single_answers_whose_means_are_the_scores():
     assert items.kinds == tuple(e.tags[0] for e in examples[:20])
     right = [told.answer == told.label for told in result.told]
     assert items.values["accuracy"].tolist() == right
+    assert set(items.values) == {"accuracy", "accuracy_shuffled"}  # without training labels, there is no baseline
+    trained = result_of(predictor, examples, train=[example(i) for i in range(30, 50)])
+    baseline = trained.items.values["accuracy_baseline"].mean()
+    assert baseline == pytest.approx(values(trained)["baseline"])
     drop = items.values["accuracy"].mean() - items.values["accuracy_shuffled"].mean()
     assert drop == pytest.approx(values(result)["shuffled_drop"]) and drop != 0

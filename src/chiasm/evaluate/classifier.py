@@ -93,6 +93,8 @@ def _evaluate_split(predictor: ClassifierPredictor, source: Source, split: str, 
     broken = (*pictures.broken, *(loader.sounds.broken if loader.sounds else ()))
     labels = _label_scores(found, truths, names)
     compared = {"accuracy": right}
+    if "baseline" in values:
+        compared["accuracy_baseline"] = values["baseline"]
     if "shuffled_drop" in values:
         compared["accuracy_shuffled"] = right - values["shuffled_drop"]
     items = Items.of(asked, compared)

@@ -62,7 +62,7 @@ class Items:
     """Kinds of questions; empty strings where there are none."""
     values: dict[str, Float[np.ndarray, " n"]]
     """By the name of the score whose mean over items is, or nearly is, the split's; `<name>_shuffled` is what would be
-    scored if pictures were exchanged."""
+    scored if pictures were exchanged, `<name>_baseline` by the words alone without a model."""
 
     @classmethod
     def of(cls, examples: Sequence[Example], values: dict[str, np.ndarray]) -> Items:
