@@ -34,6 +34,8 @@ class CompareConfig:
     equal: Equal = "flops"
     budget: str | None = None
     """3M parameters, 2TFLOP of a whole training, 10min of it, or 50k samples; None: what the first arm would cost."""
+    metric: str | None = None
+    """Of the scores of single items; None: the usual one of the task."""
     tune: int = 4
     """Learning rates tried for each arm; 0 takes the arm's own."""
     scaling: bool = True
@@ -47,6 +49,8 @@ class CompareConfig:
             raise ValueError("a comparison needs two arms at least")
         if len(set(names)) < len(names):
             raise ValueError(f"two arms have one name: {', '.join(names)}")
+        if any(arm.settings.data != self.arms[0].settings.data for arm in self.arms):
+            raise ValueError("arms differ in their data, so that nothing could be compared")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {self.seeds}; name one at least, and none twice")
         if self.tune < 0:
