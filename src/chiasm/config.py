@@ -95,8 +95,10 @@ def fingerprint(value: Any) -> str:
 
 
 def save(config: Any, path: Path) -> None:
-    """Write a configuration as JSON that people can read."""
-    path.write_text(json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a configuration as JSON that people can read; a kill leaves the old file or the new one."""
+    scratch = path.with_name(f"{path.name}.writing")
+    scratch.write_text(json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    scratch.replace(path)
 
 
 def load(kind: type[C], path: Path) -> C:

@@ -94,10 +94,12 @@ class MetricsLog(Callback):
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Drop the rows that a killed run wrote after its last checkpoint."""
         rows = [row for row in read_metrics(self.path) if row["step"] <= trainer.global_step]
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+        scratch = self.path.with_suffix(".writing")
+        with scratch.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
+        scratch.replace(self.path)
         self.since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, engine: Any, outputs: Any, batch: Batch, *_: Any) -> None:
@@ -267,7 +269,9 @@ class Samples(Callback):
         with self.path.open(encoding="utf-8") as file:
             whole = [line for line in file if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] <= trainer.global_step]
-        self.path.write_text("".join(kept), encoding="utf-8")
+        scratch = self.path.with_suffix(".writing")
+        scratch.write_text("".join(kept), encoding="utf-8")
+        scratch.replace(self.path)
 
     def on_train_batch_end(self, trainer: pl.Trainer, engine: Any, *_: Any) -> None:
         """Ask if this step was validated."""

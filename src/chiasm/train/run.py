@@ -242,6 +242,8 @@ class Fitted:
     step: int
     bundle: Bundle | None
     best_step: int
+    val_loss: float | None
+    """Of the best one; None where nothing was validated."""
 
 
 def train(config: RunConfig, folder: Path, *, resume: bool = False, trackers: tuple[str, ...] = ()) -> RunResult:
@@ -289,7 +291,8 @@ def fit(run: Run, *, loggers: Sequence[Any] = (), resume: bool = False) -> Fitte
             raise KeyboardInterrupt from error
     step = trainer.global_step
     finished = step >= train.steps or validate.since_best >= (train.patience or math.inf)
-    return Fitted(step, _kept(run, engine, checkpoints / "best") if finished else None, validate.best_step)
+    kept = _kept(run, engine, checkpoints / "best") if finished else None
+    return Fitted(step, kept, validate.best_step, validate.best if validate.best_step else None)
 
 
 def _trainer(engine: Engine, callbacks: list[Any], loggers: Sequence[Any]) -> pl.Trainer:
