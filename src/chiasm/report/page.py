@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ SUFFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3,
 
 @dataclass(frozen=True)
 class Table:
-    """Heads and rows of cells: texts, numbers that are already texts, or markup; the first of a row is its name."""
+    """Heads, and rows of cells: a text or markup, or a pair of a text and its small print; the first is a name."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -28,11 +29,28 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
-def data_uri(path: Path) -> str | None:
-    """A PNG as the address of itself; None where the file is missing."""
+def data_uri(path: Path, most_pixels: int | None = None) -> str | None:
+    """A picture's file as the address of itself, no side over `most_pixels`; None where the file is missing."""
     if not path.is_file():
         return None
+    if most_pixels is not None:
+        return f"data:image/{_small(path, most_pixels)}"
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _small(path: Path, most_pixels: int) -> str:
+    """As PNG or JPEG, whichever is shorter: drawings are one, photographs the other."""
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    picture.thumbnail((most_pixels, most_pixels))
+    written = {}
+    for kind in ("png", "jpeg"):
+        picture.save(file := io.BytesIO(), kind, optimize=True, quality=85)
+        written[kind] = base64.b64encode(file.getvalue()).decode()
+    kind = min(written, key=lambda kind: len(written[kind]))
+    return f"{kind};base64,{written[kind]}"
 
 
 def number(value: float) -> str:
@@ -49,12 +67,17 @@ def signed(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A probability or a share, without claiming certainty."""
+    """A share; what is little is not said to be nothing, nor what is much to be all."""
     if not math.isfinite(share):
         return "–"
     if 0 < share < 0.01:
         return "< 1 %"
     return "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+
+
+def probability(p: float) -> str:
+    """A probability that was estimated: never 0, never 1."""
+    return percent(min(max(p, 1e-9), 1 - 1e-9))
 
 
 def p_value(p: float) -> str:
@@ -98,12 +121,12 @@ def _environment() -> Any:
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=lambda name: name is None or not name.endswith(".md.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    told = (number, signed, percent, p_value, short, duration, as_json)
+    told = (number, signed, percent, probability, p_value, short, duration, as_json)
     environment.filters.update({function.__name__: function for function in told})
     return environment
 
@@ -116,6 +139,7 @@ __all__ = [
     "number",
     "p_value",
     "percent",
+    "probability",
     "render",
     "short",
     "signed",

@@ -90,21 +90,28 @@ def _for_the_page(svg: str, alt: str, width: int, height: int) -> str:
         svg = re.sub(junk, "", svg, flags=re.S)
     opening = f'<svg role="img" aria-label="{Markup.escape(alt)}" viewBox="0 0 {width} {height}" width="{width}">'
     svg = opening + svg[svg.index(">") + 1 :]
-    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    svg = svg.replace('style="fill: none"/>', 'fill="none"/>')
+    svg = _own_names(re.sub(r"<[^>]+>", _tag_for_the_page, svg))  # tags alone: texts between them are the user's
+    return re.sub(r"\s*\n\s*", " ", svg)
+
+
+def _tag_for_the_page(found: re.Match[str]) -> str:
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", found[0])
+    tag = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", tag)
     for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    svg = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", svg)
-    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)
-    return _own_names(re.sub(r"\s*\n\s*", " ", svg))
+        tag = tag.replace(colour, f"var({variable})")
+    return re.sub(r"(\d\.\d{2})\d+", r"\1", tag)
 
 
 def _own_names(svg: str) -> str:
-    """Names that nothing refers to are dropped, the others are its own: many drawings share a page."""
+    """Names that nothing refers to are dropped, the others become its own: many drawings share a page."""
     used = set(re.findall(r'(?:href="#|url\(#)([\w.]+)', svg))
     prefix = f"d{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
-    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", svg)
-    return re.sub(r'(xlink:href="#|url\(#)', rf"\1{prefix}", svg)
+
+    def renamed(found: re.Match[str]) -> str:
+        kept = re.sub(r' id="([^"]*)"', lambda name: f' id="{prefix}{name[1]}"' if name[1] in used else "", found[0])
+        return re.sub(r'(href="#|url\(#)', rf"\1{prefix}", kept)
+
+    return re.sub(r"<[^>]+>", renamed, svg)
 
 
 __all__ = ["ARMS", "INK", "LINE", "MARKERS", "MUTED", "PAPER", "TEXT_PIXELS", "Picture", "picture"]
