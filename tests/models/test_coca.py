@@ -168,7 +168,7 @@ def test_chance_and_the_clamp_are_the_contrastive_ones(model, images):
     objective, rows = ContrastiveCaptioning(), [{"loss": 9.0, "contrastive_loss": 1.38, "floor": 0.0, "chance": 1.386}]
     assert "tells nothing apart" in objective.advice(rows)
     assert objective.advice([rows[0] | {"contrastive_loss": 0.5}]) is None
-    assert objective.findings(model, rows)[0].startswith("the training loss ended at 1.380")
+    assert objective.ending(model, rows)[0].startswith("the training loss ended at 1.380")
     model.log_scale.data.fill_(9.0)
     objective.after_step(model)
     assert float(model.log_scale.detach().exp()) == pytest.approx(100)

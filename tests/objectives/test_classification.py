@@ -157,19 +157,18 @@ def row(loss, chance=2.0, accuracy=0.5):
 
 def test_a_loss_at_chance_brings_advice():
     advice = Classification().advice([row(1.95), row(1.99)])
-    assert advice.startswith("the loss, 1.970, is that of a model that answers every example alike (2.000)")
+    assert advice.startswith("The loss, 1.970, is that of a model that answers every example alike (2.000)")
     for word in ("learning_rate", "warmup", "labels belong"):
         assert word in advice
     assert Classification().advice([row(1.95), row(1.9)]) is None
 
 
-def test_findings_say_where_it_ended():
-    told = Classification().findings(None, [row(0.25, accuracy=0.875), row(0.35, accuracy=0.925)])
+def test_the_ending_is_told():
+    told = Classification().ending(None, [row(0.25, accuracy=0.875), row(0.35, accuracy=0.925)])
     assert told == [
         "the training loss ended at 0.300; 2.000 would be chance; 90.0 % of the last training examples were answered "
         "right"
     ]
-    assert "learning_rate" in Classification().findings(None, [row(2.0)])[1]
 
 
 def test_it_is_what_classifiers_are_trained_for(model):

@@ -3,10 +3,7 @@
 import dataclasses
 import json
 import math
-from types import SimpleNamespace
-from unittest.mock import create_autospec
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -21,10 +18,9 @@ from chiasm.losses.positives import count_positives
 from chiasm.models.clip import ClipConfig
 from chiasm.models.language import TextConfig
 from chiasm.models.vision import VitConfig
-from chiasm.objectives import Contrastive
 from chiasm.predict import ClipPredictor
-from chiasm.train import callbacks, contrastive, outcome
-from chiasm.train.callbacks import Advise, Bar, read_metrics
+from chiasm.train import contrastive, diagnose_steps, outcome
+from chiasm.train.callbacks import Bar, read_metrics
 from chiasm.train.config import DataConfig, RunConfig, TrainConfig
 from chiasm.train.engine import Engine
 from chiasm.train.run import Run, train
@@ -165,7 +161,7 @@ def test_the_scale_never_exceeds_its_clamp(tmp_path, no_figures, monkeypatch):
     monkeypatch.setattr(Engine, "_backward", pushed)
     train(clip_settings(learning_rate=0.1, warmup=0.0, ema_decay=0.0, keep="last"), tmp_path / "run")
     assert read_metrics(tmp_path / "run/metrics.csv")[-1]["scale"] == pytest.approx(100, rel=1e-5)
-    assert "the scale of similarities ended at 100.0, at its clamp" in (tmp_path / "run/card.md").read_text()
+    assert "The scale of similarities stands at its limit, 100" in (tmp_path / "run/card.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +180,7 @@ def all_gray(tmp_path_factory):
 def test_where_nothing_can_be_learnt_it_says_so_once_and_what_to_try(
     similarity, all_gray, tmp_path, no_figures, monkeypatch
 ):
-    monkeypatch.setattr(callbacks, "FAIR_STEPS", 20)
+    monkeypatch.setattr(diagnose_steps, "FAIR_STEPS", 20)
     said = []
     monkeypatch.setattr(Bar, "say", lambda self, text: said.append(text))
     config = clip_settings(
@@ -197,25 +193,6 @@ def test_where_nothing_can_be_learnt_it_says_so_once_and_what_to_try(
     assert "learning_rate" in advice[0]
     card = (tmp_path / "run/card.md").read_text()
     assert "tells nothing apart" in card and "calibration" not in card
-
-
-def advised(losses, total_steps):
-    """What is said in a run of so many steps of 64 pairs with these losses."""
-    said = []
-    advise, trainer = Advise(Contrastive(), total_steps, said.append), create_autospec(pl.Trainer, instance=True)
-    for trainer.global_step, loss in enumerate(losses, 1):
-        latest = {"loss": loss, "floor": 0.0, "chance": math.log(64)}
-        advise.on_train_batch_end(trainer, SimpleNamespace(latest=latest))
-    return [int(text.split(":")[0].removeprefix("step ")) for text in said]
-
-
-def test_advice_comes_once_after_a_fair_share_of_the_steps():
-    stuck, learning = [4.15], [3.0]
-    assert advised(stuck * 200, 200) == [50]
-    assert advised(stuck * 49, 49) == []
-    assert advised(stuck * 200, 2000) == [200]  # a tenth
-    assert advised(stuck * 30 + learning * 170, 200) == []  # the mean of fifty steps is below chance
-    assert advised(learning * 100 + stuck * 100, 200) == [147]  # it has collapsed: the mean is within 2 % of chance
 
 
 def test_batch_norm_in_parts_is_refused_before_the_first_step(tmp_path, monkeypatch):

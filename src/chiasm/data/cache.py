@@ -91,7 +91,7 @@ class Pictures:
             pixels[shown] = np.asarray(self.pixels)[self.places[rows[shown]]]
             return pixels
         images = [picture_of(self.examples[int(row)]) for row in rows[shown]]
-        with ThreadPoolExecutor(_threads()) as pool:
+        with ThreadPoolExecutor(available_cores()) as pool:
             for place, read in zip(np.flatnonzero(shown), pool.map(self._read, images), strict=True):
                 pixels[place] = read
         return pixels
@@ -279,7 +279,7 @@ def _replacing(path: Path, wanted: bool = True) -> Iterator[Path]:
 def _blocks(
     examples: Sequence[Example], preprocess: PreprocessConfig
 ) -> Iterator[tuple[UInt8[np.ndarray, "b height width 3"], list[_Unread]]]:
-    with ThreadPoolExecutor(_threads()) as pool, counting("Reading pictures", len(examples)) as advance:
+    with ThreadPoolExecutor(available_cores()) as pool, counting("Reading pictures", len(examples)) as advance:
         for start in range(0, len(examples), BLOCK):
             # Examples are made here, in one thread: a source need not be safe with several. Pillow frees the GIL.
             part = [examples[row] for row in range(start, min(start + BLOCK, len(examples)))]
@@ -301,7 +301,8 @@ def _read(preprocess: PreprocessConfig, example: Example) -> np.ndarray | Broken
         return error
 
 
-def _threads() -> int:
+def available_cores() -> int:
+    """How many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

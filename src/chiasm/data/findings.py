@@ -28,6 +28,9 @@ class Place:
         return f"{self.key} ({self.split})"
 
 
+Leaks = dict[tuple[str, str], list[tuple[Place, Place]]]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Broken:
     """A picture that cannot be read, and why."""
@@ -89,25 +92,15 @@ class Findings:
         return sum(self.pictures.values())
 
     @cached_property
-    def leaks(self) -> dict[tuple[str, str], list[tuple[Place, Place]]]:
+    def leaks(self) -> Leaks:
         """By two splits, each picture of the second that the first holds too, pixel for pixel."""
-        order = list(self.pictures)
-        found: dict[tuple[str, str], list[tuple[Place, Place]]] = {}
-        for same in self.duplicates:
-            first_in: dict[str, Place] = {}
-            for place in same:
-                first_in.setdefault(place.split, place)
-            for place in same:
-                for split in order[: order.index(place.split)]:
-                    if split in first_in:
-                        found.setdefault((split, place.split), []).append((first_in[split], place))
-        return found
+        return leaks(self.duplicates, list(self.pictures))
 
     @cached_property
     def warnings(self) -> list[str]:
         """What deserves attention before training, most harmful first."""
         found = [f"The split {name} is empty." for name, count in self.pictures.items() if not count]
-        found += [_leak_sentence(first, second, pairs) for (first, second), pairs in self.leaks.items()]
+        found += [leak_sentence(first, second, pairs) for (first, second), pairs in self.leaks.items()]
         if self.groups_across_splits:
             found.append(
                 f"{len(self.groups_across_splits):,} groups of equal pictures lie in several splits: "
@@ -162,7 +155,22 @@ class Findings:
         return "\n".join(report) + "\n"
 
 
-def _leak_sentence(first: str, second: str, pairs: Sequence[tuple[Place, Place]]) -> str:
+def leaks(duplicates: Sequence[Sequence[Place]], order: Sequence[str]) -> Leaks:
+    """By two splits in this order, each picture of the second that the first holds too."""
+    found: Leaks = {}
+    for same in duplicates:
+        first_in: dict[str, Place] = {}
+        for place in same:
+            first_in.setdefault(place.split, place)
+        for place in same:
+            for split in order[: order.index(place.split)]:
+                if split in first_in:
+                    found.setdefault((split, place.split), []).append((first_in[split], place))
+    return found
+
+
+def leak_sentence(first: str, second: str, pairs: Sequence[tuple[Place, Place]]) -> str:
+    """What is wrong with these pairs of equal pictures, each of the first split and of the second."""
     some = _some([f"{one.key} = {other.key}" for one, other in pairs])
     return f"{len(pairs):,} pictures of {second} stand in {first} too, so its scores would be too good: {some}."
 
@@ -197,4 +205,4 @@ def _quantiles(histogram: Mapping[int, int]) -> str:
     return f"{low}" if low == high else f"{low} to {high}, median {found[0]}, 95 % up to {found[1]}"
 
 
-__all__ = ["Broken", "Findings", "Place", "Spread"]
+__all__ = ["Broken", "Findings", "Leaks", "Place", "Spread", "leak_sentence", "leaks"]

@@ -109,17 +109,20 @@ class Loader:
         """The batch of one step: the same for the same seed and step, whatever was asked for before."""
         if step < 0:
             raise ValueError(f"step is {step}, it must not be negative")
-        epoch, place = divmod(step, self.steps_per_epoch)
-        rows = self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
-        return self.of(rows, step)
+        return self.of(self._rows_of(step), step)
+
+    def pair_ids(self, step: int) -> Int[Tensor, "2 b"]:
+        """`image_ids` and `text_ids` of the batch of one step, without its pictures being made."""
+        rows = self._rows_of(step)
+        texts = self._texts[self._starts[rows] + self._picks(rows, step)]
+        return torch.from_numpy(np.stack([self._images[rows], texts]))
 
     def of(self, rows: np.ndarray, step: int | None = None) -> Batch:
         """The good pictures at these places, with their texts and changes of one step, or the first and none."""
         if step is None:
             return self._made(rows, np.zeros_like(rows), None)
-        picks = (self._random(TEXT, step).random(len(rows)) * self._counts[rows]).astype(np.int64)
         generator = torch.Generator().manual_seed(int(self._random(AUGMENT, step).integers(2**63)))
-        return self._made(rows, picks, generator)
+        return self._made(rows, self._picks(rows, step), generator)
 
     def stream(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """The batches of the steps from `start_step` to before `stop_step`, made ahead of time."""
@@ -137,6 +140,42 @@ class Loader:
         """Every good picture once, in order, with its first text and without random changes, `rows` at a time."""
         parts = (np.arange(start, min(start + rows, len(self))) for start in range(0, len(self), rows))
         return ahead(self.of, parts)
+
+    @property
+    def unigram_loss(self) -> float:
+        """Nats per token of a model that knows how common each token is in these texts, and nothing else.
+
+        Each text's first token is BOS, which nobody predicts. ValueError where there are no texts.
+        """
+        if self._tokens is None:
+            raise ValueError("there are no texts")
+        lengths = np.diff(self._tokens.ends, prepend=0)
+        weights = np.repeat(self._shares(), lengths)
+        weights[(self._tokens.ends - lengths)[lengths > 0]] = 0.0
+        counts = np.bincount(self._tokens.ids, weights)
+        shares = counts[counts > 0] / counts.sum()
+        return float(-(shares * np.log(shares)).sum())
+
+    @property
+    def cut_shares(self) -> tuple[float, float]:
+        """The share of the texts that lose their end to the context, and that of their tokens which are lost."""
+        if self._tokens is None:
+            return 0.0, 0.0
+        shares, lost = self._shares(), self._tokens.lost
+        whole = np.diff(self._tokens.ends, prepend=0) + lost
+        return float(shares[lost > 0].sum() / shares.sum()), float((shares * lost).sum() / (shares * whole).sum())
+
+    def _shares(self) -> np.ndarray:
+        """How often an epoch reads each different text, on average."""
+        return np.bincount(self._texts, np.repeat(1 / self._counts, self._counts))
+
+    def _rows_of(self, step: int) -> np.ndarray:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _picks(self, rows: np.ndarray, step: int) -> np.ndarray:
+        """Which of its texts each row has in this step."""
+        return (self._random(TEXT, step).random(len(rows)) * self._counts[rows]).astype(np.int64)
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
@@ -183,6 +222,7 @@ class _Tokens:
         self.pad = tokenizer.pad
         parts: list[np.ndarray] = []
         lengths: list[int] = []
+        lost: list[int] = []
         with counting("Tokenising", len(texts)) as advance:
             for start in range(0, len(texts), CHUNK):
                 chunk = texts[start : start + CHUNK]
@@ -192,11 +232,14 @@ class _Tokens:
                     raise _too_long(examples, chunk, tokenizer, context) from error
                 parts.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
                 lengths += map(len, rows)
+                lost += _lost(chunk, rows, tokenizer, context)
                 advance(len(chunk))
         if len(texts) < len(numbered):
             lengths.insert(numbered.index(None), 0)
+            lost.insert(numbered.index(None), 0)
         self.ids = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
         self.ends = np.cumsum(lengths)
+        self.lost = np.array(lost)
 
     def padded(self, texts: np.ndarray) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
         """Ids of the texts and which of them are real, padded to the longest of these."""
@@ -210,6 +253,15 @@ class _Tokens:
 
 def _no_tokens(rows: int) -> tuple[Int[Tensor, "b 0"], Bool[Tensor, "b 0"]]:
     return torch.zeros(rows, 0, dtype=torch.long), torch.zeros(rows, 0, dtype=torch.bool)
+
+
+def _lost(texts: Sequence[str], rows: Sequence[Sequence[int]], tokenizer: Tokenizer, context: int) -> list[int]:
+    """How many tokens of each text are beyond the context; only those that fill it are looked at again."""
+    lost = [0] * len(texts)
+    full = [place for place, row in enumerate(rows) if len(row) == context]
+    for place, length in zip(full, tokenizer.lengths([texts[place] for place in full]), strict=True):
+        lost[place] = length - context
+    return lost
 
 
 def _too_long(examples: Sequence[Example], texts: Sequence[str], tokenizer: Tokenizer, context: int) -> UserError:

@@ -44,7 +44,7 @@ class Objective(ABC):
         """What to try, where these steps show that nothing is learnt."""
         return None
 
-    def findings(self, model: Any, rows: Rows) -> list[str]:
+    def ending(self, model: Any, rows: Rows) -> list[str]:
         """Sentences for the card on how a run, whose last steps these are, ended."""
         return []
 

@@ -67,19 +67,17 @@ class Classification(Objective):
         if loss < STUCK_SHARE * chance:
             return None
         return (
-            f"the loss, {loss:.3f}, is that of a model that answers every example alike ({chance:.3f}); try a lower or "
+            f"The loss, {loss:.3f}, is that of a model that answers every example alike ({chance:.3f}); try a lower or "
             "higher train.learning_rate, a longer train.warmup, more steps, and check that the labels belong to what "
-            "the model sees"
+            "the model sees."
         )
 
-    def findings(self, model: Any, rows: Rows) -> list[str]:
+    def ending(self, model: Any, rows: Rows) -> list[str]:
         """Where loss and accuracy ended."""
-        told = [
+        return [
             f"the training loss ended at {mean_of(rows, 'class_loss'):.3f}; {mean_of(rows, 'chance'):.3f} would be "
             f"chance; {100 * mean_of(rows, 'accuracy'):.1f} % of the last training examples were answered right"
         ]
-        advice = self.advice(rows)
-        return told if advice is None else [*told, advice]
 
     def _losses(self, logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> dict[str, Tensor]:
         smoothed, plain = cross_entropy(logits, labels, self.label_smoothing)

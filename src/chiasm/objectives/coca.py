@@ -79,9 +79,9 @@ class ContrastiveCaptioning(Objective):
         """What to try where the contrastive loss stays at chance."""
         return self.contrastive.advice(_of_pairs(rows))
 
-    def findings(self, model: Coca, rows: Rows) -> list[str]:
+    def ending(self, model: Coca, rows: Rows) -> list[str]:
         """Where the contrastive loss and the scale ended."""
-        return self.contrastive.findings(model, _of_pairs(rows))
+        return self.contrastive.ending(model, _of_pairs(rows))
 
     def _forward(self, model: Coca, batch: Batch) -> tuple[Tensor, ...]:
         """Vectors of both sides, and the sums of the captions' smoothed and plain losses."""

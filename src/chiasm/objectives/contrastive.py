@@ -87,24 +87,21 @@ class Contrastive(Objective):
         if loss < STUCK_SHARE * chance:
             return None
         if floor >= STUCK_SHARE * chance:
-            return f"all texts or pictures of a batch are equal, so there is nothing to tell apart (loss {loss:.3f})"
+            return f"All texts or pictures of a batch are equal: there is nothing to tell apart (loss {loss:.3f})."
         return (
-            f"the loss, {loss:.3f}, is that of a model that tells nothing apart ({chance:.3f} for this batch_size); "
+            f"The loss, {loss:.3f}, is that of a model that tells nothing apart ({chance:.3f} for this batch_size); "
             "try a lower or higher train.learning_rate, a longer train.warmup, a larger train.batch_size, and check "
-            "that pictures and texts belong together"
+            "that pictures and texts belong together."
         )
 
-    def findings(self, model: Clip | Coca, rows: Rows) -> list[str]:
+    def ending(self, model: Clip | Coca, rows: Rows) -> list[str]:
         """Where loss and scale ended."""
         loss, floor = mean_of(rows, "loss"), mean_of(rows, "floor")
         told = [f"the training loss ended at {loss:.3f}; {mean_of(rows, 'chance'):.3f} would be chance"]
         if floor > 0:
             told.append(f"the loss cannot go below {floor:.3f} here: equal texts or pictures in a batch")
-        scale = float(model.log_scale.detach().exp())
-        clamped = model.bias is None and float(model.log_scale.detach()) > MAX_LOG_SCALE - 0.01
-        told.append(f"the scale of similarities ended at {scale:.1f}{', at its clamp' if clamped else ''}")
-        advice = self.advice(rows)
-        return told if advice is None else [*told, advice]
+        told.append(f"the scale of similarities ended at {float(model.log_scale.detach().exp()):.1f}")
+        return told
 
     def of_vectors(self, model: Clip | Coca, batch: Batch, images: Tensor, texts: Tensor) -> Tensor:
         """The mean loss of the batch, from its vectors."""

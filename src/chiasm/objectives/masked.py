@@ -68,7 +68,7 @@ class MaskedText(Objective):
         gaps = self.gaps(model, batch, keyed_generator(batch))
         return float(self(model, batch, gaps)["loss"].detach()), int(gaps.sum())
 
-    def findings(self, model: PerceiverMlm, rows: Rows) -> list[str]:
+    def ending(self, model: PerceiverMlm, rows: Rows) -> list[str]:
         """Where loss and accuracy ended."""
         right = 100 * mean_of(rows, "accuracy")
         return [f"the training loss ended at {mean_of(rows, 'loss'):.3f}; {right:.1f} % of the last gaps were right"]

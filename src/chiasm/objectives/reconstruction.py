@@ -82,7 +82,7 @@ class Reconstruction(Objective):
         errors = self(model, batch, hidden)
         return sum(float(e.detach()) / max(1, int(hidden[n].sum())) for n, e in errors.items()) * len(batch), len(batch)
 
-    def findings(self, model: PerceiverAutoencoder, rows: Rows) -> list[str]:
+    def ending(self, model: PerceiverAutoencoder, rows: Rows) -> list[str]:
         """Where each modality's error ended."""
         names = [
             name for name in model.config.inputs.named() if any(row.get(f"{name}_loss") is not None for row in rows)

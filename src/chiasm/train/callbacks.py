@@ -7,7 +7,6 @@ import json
 import math
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,6 @@ from chiasm.data.loader import Loader
 from chiasm.objectives import Objective
 from chiasm.progress import progress_bar
 from chiasm.types import Batch
-
-FAIR_STEPS = 50
-"""So many steps say whether a model learns."""
 
 
 class Validate(Callback):
@@ -83,12 +79,13 @@ class MetricsLog(Callback):
         self.path = path
         self.columns = (
             "step", "epoch", "seconds", "loss", *columns, "val_loss", "learning_rate", "gradient_norm",
-            "images_per_second",
+            "largest_norm", "clipped_share", "waiting_share", "images_per_second",
         )  # fmt: skip
         self.steps_per_epoch = steps_per_epoch
         self.every_steps = every_steps
         self.seconds = 0.0
         self.images = 0
+        self.norms: list[float] = []
         self.since = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -105,6 +102,7 @@ class MetricsLog(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, engine: Any, outputs: Any, batch: Batch, *_: Any) -> None:
         """Write a row when it is time."""
         self.images += len(batch)
+        self.norms.append(engine.latest["gradient_norm"])
         step = trainer.global_step
         if step % self.every_steps and "val_loss" not in engine.latest:
             return
@@ -114,21 +112,25 @@ class MetricsLog(Callback):
             "step": str(step),
             "epoch": f"{step / self.steps_per_epoch:.3f}",
             "seconds": f"{self.seconds + now - self.since:.2f}",
+            "largest_norm": f"{max(self.norms):.6g}",
+            "clipped_share": f"{sum(norm > engine.config.clip_norm for norm in self.norms) / len(self.norms):.3g}",
+            "waiting_share": f"{engine.waiting_seconds / (engine.waiting_seconds + engine.step_seconds):.3f}",
             "images_per_second": f"{self.images / max(1e-9, now - self.since):.1f}",
         }
-        self.seconds, self.since, self.images = self.seconds + now - self.since, now, 0
+        self.seconds, self.since, self.images, self.norms = self.seconds + now - self.since, now, 0, []
+        engine.waiting_seconds = engine.step_seconds = 0.0
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
         for logger in trainer.loggers:
             logger.log_metrics({name: float(value) for name, value in row.items() if name != "step"}, step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds spent so far."""
-        return {"seconds": self.seconds + time.perf_counter() - self.since}
+        """The seconds spent so far, and the norms since the last row."""
+        return {"seconds": self.seconds + time.perf_counter() - self.since, "norms": self.norms}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The seconds that were spent before."""
-        self.seconds = state_dict["seconds"]
+        """The seconds that were spent before, and the norms."""
+        self.seconds, self.norms = state_dict["seconds"], list(state_dict["norms"])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -230,27 +232,6 @@ class Bar(Callback):
     def on_exception(self, *_: Any) -> None:
         """Give the terminal back."""
         self.progress.stop()
-
-
-class Advise(Callback):
-    """Say once what to try, where the loss of the last steps shows that nothing is learnt; not in the first tenth."""
-
-    def __init__(self, objective: Objective, total_steps: int, say: Callable[[str], None]):
-        self.objective = objective
-        self.first_step = max(FAIR_STEPS, total_steps // 10)
-        self.say = say
-        self.recent: deque[dict[str, float]] = deque(maxlen=FAIR_STEPS)
-        self.said = False
-
-    def on_train_batch_end(self, trainer: pl.Trainer, engine: Any, *_: Any) -> None:
-        """Look back when there is enough to see."""
-        self.recent.append(engine.latest)
-        if self.said or trainer.global_step < self.first_step or len(self.recent) < FAIR_STEPS:
-            return
-        advice = self.objective.advice(self.recent)
-        if advice is not None:
-            self.said = True
-            self.say(f"step {trainer.global_step}: {advice}")
 
 
 class Samples(Callback):

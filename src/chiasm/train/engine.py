@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from chiasm.data.interleaved import InterleavedLoader
+from chiasm.data.loader import Loader
 from chiasm.errors import UserError
 from chiasm.models import Model
 from chiasm.objectives import Objective
@@ -37,6 +40,8 @@ class Engine(pl.LightningModule):
         self.trained: list[Any] = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.trained] if config.ema_decay else []
         self.latest: dict[str, float] = {}
+        self.step_seconds = self.waiting_seconds = 0.0
+        """Spent in steps, and between them waiting for batches, since the log's last row."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW (1711.05101), fused."""
@@ -45,7 +50,7 @@ class Engine(pl.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> None:
         """One optimizer step on one batch, in `accumulate` parts that give the whole batch's gradient."""
-        step = self.global_step
+        step, began = self.global_step, time.perf_counter()
         torch.manual_seed((self.config.seed << 32) + step)
         optimizer: Any = self.optimizers()
         rate = learning_rate(step, self.total_steps, self.config)
@@ -59,6 +64,7 @@ class Engine(pl.LightningModule):
         self.objective.after_step(self.model)
         self._update_average(step)
         self.latest = sums | {"learning_rate": rate, "gradient_norm": float(norm)}
+        self.step_seconds += time.perf_counter() - began
 
     def _backward(self, batch: Batch) -> dict[str, float]:
         return self.objective.backward(self.model, batch, self.config.accumulate, self.manual_backward)
@@ -100,6 +106,30 @@ class Engine(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The averaged weights."""
         self.average = checkpoint["average"]
+
+
+class Steps:
+    """The batches of the whole run as one epoch, from the step that the trainer has reached."""
+
+    def __init__(self, loader: Loader | InterleavedLoader, engine: Engine):
+        self.loader = loader
+        self.engine = engine
+
+    def __len__(self) -> int:
+        return self.engine.total_steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._timed(self.loader.stream(self.engine.global_step, self.engine.total_steps))
+
+    def _timed(self, stream: Iterator[Batch]) -> Iterator[Batch]:
+        """The same, and the engine knows how long they were waited for."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(stream, None)
+            self.engine.waiting_seconds += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:

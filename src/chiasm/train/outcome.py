@@ -13,6 +13,8 @@ from chiasm.bundle import Bundle
 from chiasm.evaluate import SplitScores, scores_table
 from chiasm.figures import curves_figure
 from chiasm.train.callbacks import read_metrics
+from chiasm.train.coach import findings_after
+from chiasm.train.findings import Finding, write_findings
 
 if TYPE_CHECKING:
     from chiasm.train.run import Run
@@ -22,18 +24,29 @@ def describe_outcome(run: Run, bundle: Bundle, best_step: int) -> list[SplitScor
     """Score the model on every test split (on validation where there is none), and write all that describes it."""
     folder = run.folder
     rows = read_metrics(folder / "metrics.csv")
-    ended = run.task.objective.findings(bundle.model, rows[-max(1, len(rows) // 10) :]) if rows else []
+    ended = run.task.objective.ending(bundle.model, rows[-max(1, len(rows) // 10) :]) if rows else []
     curves_figure(rows, folder / "curves.png", run.task.objective.unit)
     readable = [name for name, pictures in run.pictures.items() if len(pictures.good)]
     tests = [name for name in readable if name in run.source.test_splits]
     bundle, results = run.task.evaluate(run, bundle, tests or [name for name in readable if name == "val"])
-    card = _card(run, results, best_step, minutes=rows[-1]["seconds"] / 60 if rows else 0.0, ended=ended)
+    findings = findings_after(run.facts, rows, results)
+    write_findings(findings, folder)
+    minutes = rows[-1]["seconds"] / 60 if rows else 0.0
+    card = _card(run, results, best_step, minutes=minutes, ended=ended, findings=findings)
     (folder / "card.md").write_text(card, encoding="utf-8")
     replace(bundle, card=card).save(folder / "bundle")
     return results
 
 
-def _card(run: Run, results: list[SplitScores], best_step: int, minutes: float, ended: list[str]) -> str:
+def _card(
+    run: Run,
+    results: list[SplitScores],
+    best_step: int,
+    *,
+    minutes: float,
+    ended: list[str],
+    findings: list[Finding],
+) -> str:
     train = run.config.train
     sizes = {name: len(indices) for name, indices in run.source.splits.items()}
     parameters = sum(p.numel() for p in run.model.parameters())
@@ -54,6 +67,7 @@ def _card(run: Run, results: list[SplitScores], best_step: int, minutes: float, 
         scores_table(results),
         "",
         run.task.explained,
+        *(["", "What the coach found:", "", *(f"- {finding.text}" for finding in findings)] if findings else []),
     ]
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ from chiasm.models.brought import load_sources
 from chiasm.nn.lora import has_lora, merge_lora
 from chiasm.predict.loading import sounds_of
 from chiasm.text import Tokenizer
-from chiasm.train.callbacks import Advise, Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
+from chiasm.train.callbacks import Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
+from chiasm.train.coach import Coach, Facts, facts_of
 from chiasm.train.config import RunConfig
-from chiasm.train.engine import Engine
+from chiasm.train.engine import Engine, Steps
 from chiasm.train.finetune import tune_only
 from chiasm.train.outcome import describe_outcome
 from chiasm.train.parts import load_parts, parts_tokenizer
@@ -212,6 +214,11 @@ class Run:
         steps = max(1, steps)
         self.config = replace(self.config, train=replace(train, precision=precision, steps=steps))
 
+    @cached_property
+    def facts(self) -> Facts:
+        """What the coach holds against the log of the steps."""
+        return facts_of(self)
+
     def bundle(self, model: Any) -> Bundle:
         """The model in its present state, with all that it needs elsewhere, low-rank terms as plain weights."""
         if has_lora(model):
@@ -219,20 +226,6 @@ class Run:
             merge_lora(model)
         world = {"tokenizer": self.tokenizer, "preprocess": self.config.preprocess, "task": self.config.data.task}
         return Bundle(model=model, **world)
-
-
-class Steps:
-    """The batches of the whole run as one epoch, from the step that the trainer has reached."""
-
-    def __init__(self, run: Run, engine: Engine):
-        self.run = run
-        self.engine = engine
-
-    def __len__(self) -> int:
-        return self.engine.total_steps
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.run.loader.stream(self.engine.global_step, self.engine.total_steps))
 
 
 @dataclass(frozen=True)
@@ -276,17 +269,17 @@ def fit(run: Run, *, loggers: Sequence[Any] = (), resume: bool = False) -> Fitte
         run.folder / "metrics.csv", run.task.objective.columns, run.loader.steps_per_epoch, max(1, min(10, every_steps))
     )
     last = checkpoints / "last.ckpt"
+    start = last if resume and last.exists() else None
     bar = Bar(validate)
-    advise = Advise(run.task.objective, train.steps, bar.say)
-    callbacks = [validate, metrics, StopOnSignal(), Checkpoints(last, train.checkpoint_every_seconds), bar, advise]
+    coach = Coach(run.facts, metrics.path, bar.say)
+    checkpointing = Checkpoints(last, train.checkpoint_every_seconds)
+    callbacks = [validate, metrics, StopOnSignal(), bar, coach, checkpointing]
     if run.val_loader is not None:
         callbacks.append(Samples(run.folder / "samples.jsonl", lambda: run.task.samples(run), bar.say))
     with _quiet():
         trainer = _trainer(engine, callbacks, loggers)
         try:
-            trainer.fit(
-                engine, Steps(run, engine), ckpt_path=last if resume and last.exists() else None, weights_only=False
-            )
+            trainer.fit(engine, Steps(run.loader, engine), ckpt_path=start, weights_only=False)
         except SystemExit as error:  # what Lightning makes of a second Ctrl-C
             raise KeyboardInterrupt from error
     step = trainer.global_step
