@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from chiasm.compare import results
 from chiasm.compare.results import Comparison, Interval, Shown
+from chiasm.progress import waiting
 from chiasm.report import plots, tables
 from chiasm.report.page import Table, data_uri, duration, number, probability, render, short, signed
 from chiasm.report.svg import MARKERS
@@ -44,7 +45,8 @@ def write_comparison(folder: Path) -> Path:
     tables.write_csv(found, folder / FIGURES)
     (folder / SHORT).write_text(_short_page(found), encoding="utf-8")
     page = folder / PAGE
-    page.write_text(_page(found, folder), encoding="utf-8")
+    with waiting("drawing the page"):
+        page.write_text(_page(found, folder), encoding="utf-8")
     return page
 
 
@@ -145,7 +147,7 @@ def _with_forest(found: Comparison, split: str) -> Table:
     return Table([*table.heads[:2], "95 % interval", *table.heads[2:]], rows)
 
 
-def _forest(found: Comparison, arm: str, place: Any, score: Interval, best: float) -> Markup:
+def _forest(found: Comparison, arm: str, place: Callable[[float], float], score: Interval, best: float) -> Markup:
     return Markup(
         render(
             "forest.svg.j2",
@@ -198,10 +200,17 @@ def _gallery(found: Comparison, folder: Path) -> list[Item]:
 
 def _facts(found: Comparison) -> list[tuple[str, str]]:
     """What a person would need to do it again."""
+    parts = {
+        "floors": found.floors,
+        "scaling with data": found.scaling,
+        "learning rates": any(a.tried for a in found.arms),
+    }
+    left_out = [part for part, there in parts.items() if not there]
     return [
-        *((name, version) for name, version in found.versions.items()),
+        *found.versions.items(),
         ("machine", found.machine),
         ("time", f"{duration(60 * found.minutes)} for everything"),
+        *([("not tried", ", ".join(left_out))] if left_out else []),
     ]
 
 

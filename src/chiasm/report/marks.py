@@ -29,25 +29,16 @@ def score_label(metric: Metric) -> str:
 
 
 def mark(
-    axes: Any, at: float, score: Interval, colour: str, marker: str,
-    *, upright: bool, hollow: bool = False, small: bool = False,
+    axes: Any, at: Sequence[float | int], scores: Sequence[Interval], colour: str, marker: str,
+    *, upright: bool = False, hollow: bool = False, small: bool = False,
 ) -> None:  # fmt: skip
-    """A score with its interval, upright at x or lying at y."""
-    ends, value = ([at, at], [score.low, score.high]), (at, score.value)
-    line, spot = (ends, value) if upright else (ends[::-1], value[::-1])
-    axes.plot(*line, color=colour, linewidth=1.6 if small else 2, zorder=2)
-    size = (6.5 if small else 9) * EVEN.get(marker, 1.0)
-    face = PAPER if hollow else colour
-    axes.plot(
-        *spot,
-        marker,
-        color=colour,
-        mfc=face,
-        mec=colour if hollow else PAPER,
-        markersize=size,
-        mew=1.4 if hollow else 0.8,
-        zorder=3,
-    )
+    """Scores with their intervals, lying at these heights or upright at these places."""
+    low, high, values = ([getattr(score, name) for score in scores] for name in ("low", "high", "value"))
+    (axes.vlines if upright else axes.hlines)(at, low, high, color=colour, linewidth=1.6 if small else 2, zorder=2)
+    face, edge = (PAPER, colour) if hollow else (colour, PAPER)
+    size, width = (6.5 if small else 9) * EVEN.get(marker, 1.0), 1.4 if hollow else 0.8
+    across, up = (at, values) if upright else (values, at)
+    axes.plot(across, up, marker, color=colour, mfc=face, mec=edge, mew=width, markersize=size, zorder=3)
 
 
 def name_rows(axes: Any, names: Sequence[str]) -> None:
@@ -70,7 +61,7 @@ def few_ticks(axis: Any, most: int = 6, written: Callable[[float], str] | None =
     axis.set_minor_formatter(NullFormatter())
 
 
-def name_points(figure: Any, axes: Any, points: Sequence[tuple[float, Interval, str]]) -> None:
+def name_points(figure: Any, axes: Any, points: Sequence[tuple[float | int, Interval, str]]) -> None:
     """Write names beside points where there is room; the legend has those that find none."""
     figure.draw_without_rendering()
     renderer, inside = figure._get_renderer(), axes.get_window_extent()
@@ -88,7 +79,7 @@ def name_points(figure: Any, axes: Any, points: Sequence[tuple[float, Interval, 
             text.remove()
 
 
-def _around(axes: Any, at: float, score: Interval) -> Any:
+def _around(axes: Any, at: float | int, score: Interval) -> Any:
     """The box in pixels that a point and its interval take."""
     from matplotlib.transforms import Bbox
 

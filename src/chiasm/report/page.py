@@ -30,12 +30,15 @@ def render(template: str, **values: Any) -> str:
 
 
 def data_uri(path: Path, most_pixels: int | None = None) -> str | None:
-    """A picture's file as the address of itself, no side over `most_pixels`; None where the file is missing."""
+    """A PNG as the address of itself, no side over `most_pixels`; None where the file is missing or damaged."""
     if not path.is_file():
         return None
-    if most_pixels is not None:
-        return f"data:image/{_small(path, most_pixels)}"
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    if most_pixels is None:
+        return _uri("png", path.read_bytes())
+    try:
+        return _small(path, most_pixels)
+    except OSError:
+        return None
 
 
 def _small(path: Path, most_pixels: int) -> str:
@@ -45,15 +48,17 @@ def _small(path: Path, most_pixels: int) -> str:
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
     picture.thumbnail((most_pixels, most_pixels))
-    written = {}
-    for kind in ("png", "jpeg"):
-        picture.save(file := io.BytesIO(), kind, optimize=True, quality=85)
-        written[kind] = base64.b64encode(file.getvalue()).decode()
-    kind = min(written, key=lambda kind: len(written[kind]))
-    return f"{kind};base64,{written[kind]}"
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    picture.save(png, "png")
+    picture.save(jpeg, "jpeg", quality=85)
+    return min(_uri("png", png.getvalue()), _uri("jpeg", jpeg.getvalue()), key=len)
 
 
-def number(value: float) -> str:
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def number(value: float | int) -> str:
     """A score or a loss: three decimals, fewer where it is large."""
     if not math.isfinite(value):
         return "–"
@@ -61,12 +66,12 @@ def number(value: float) -> str:
     return f"{value:.{decimals}f}".replace("-", "−") if round(value, decimals) else f"{0:.{decimals}f}"
 
 
-def signed(value: float) -> str:
+def signed(value: float | int) -> str:
     """A difference, with its sign."""
     return f"+{number(value)}" if round(value, 3) > 0 else number(value)
 
 
-def percent(share: float) -> str:
+def percent(share: float | int) -> str:
     """A share; what is little is not said to be nothing, nor what is much to be all."""
     if not math.isfinite(share):
         return "–"
@@ -75,19 +80,19 @@ def percent(share: float) -> str:
     return "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
 
 
-def probability(p: float) -> str:
+def probability(p: float | int) -> str:
     """A probability that was estimated: never 0, never 1."""
     return percent(min(max(p, 1e-9), 1 - 1e-9))
 
 
-def p_value(p: float) -> str:
+def p_value(p: float | int) -> str:
     """A p-value, to two digits or as a bound."""
     if not math.isfinite(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def short(value: float, unit: str = "") -> str:
+def short(value: float | int, unit: str = "") -> str:
     """A count in three digits: 3.02 M, 1.24 TFLOP, 512."""
     if not math.isfinite(value):
         return "–"
@@ -97,7 +102,7 @@ def short(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Seconds as people say them: 4.2 s, 3 min 20 s, 2 h 5 min."""
     if not math.isfinite(seconds):
         return "–"

@@ -34,7 +34,7 @@ def pareto(found: Comparison) -> Picture | None:
         axes = figure.subplots()
         for arm in arms:
             colour, marker = looks(found)[arm.name]
-            mark(axes, cost(arm), arm.scores[found.split], colour, marker, upright=True)
+            mark(axes, [cost(arm)], [arm.scores[found.split]], colour, marker, upright=True)
         edge = frontier([(cost(arm), arm.scores[found.split].value) for arm in arms], found.metric.higher_is_better)
         axes.plot(*zip(*edge, strict=True), color=MUTED, linewidth=1, drawstyle="steps-post", zorder=1)
         axes.set(xlabel=label, ylabel=score_label(found.metric))
@@ -67,10 +67,9 @@ def floors(found: Comparison) -> Picture | None:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for row, (_, score) in enumerate(bare):
-            mark(axes, row, score, MUTED, "o", upright=False, hollow=True)
+        mark(axes, range(len(bare)), [score for _, score in bare], MUTED, "o", hollow=True)
         for row, (name, score) in enumerate(arms, len(bare)):
-            mark(axes, row, score, *looks(found)[name], upright=False)
+            mark(axes, [row], [score], *looks(found)[name])
         axes.axhline(len(bare) - 0.5, color=LINE, linewidth=1)
         name_rows(axes, [name for name, _ in (*bare, *arms)])
         axes.set(xlabel=score_label(found.metric))
@@ -88,7 +87,7 @@ def curves(found: Comparison) -> list[Picture]:
     longest = max(seed.course[-1].seconds for arm in found.arms for seed in arm.seeds if seed.course)
     minutes = longest > MINUTES_FROM_SECONDS
     across: dict[str, Callable[[Point], float]] = {
-        "samples": lambda point: point.samples,
+        "samples": lambda point: float(point.samples),
         "FLOPs": lambda point: point.flops,
         "minutes" if minutes else "seconds": lambda point: point.seconds / (60 if minutes else 1),
     }
@@ -137,10 +136,9 @@ def slices(found: Comparison, split: str) -> Picture | None:
         axes = figure.subplots()
         apart = 0.76 / len(arms)
         for place, arm in enumerate(arms):
-            for row, name in enumerate(names):
-                if name in arm.slices[split]:
-                    at = row + apart * (place - (len(arms) - 1) / 2)
-                    mark(axes, at, arm.slices[split][name], *looks(found)[arm.name], upright=False, small=True)
+            scores = {row: arm.slices[split][name] for row, name in enumerate(names) if name in arm.slices[split]}
+            rows = [row + apart * (place - (len(arms) - 1) / 2) for row in scores]
+            mark(axes, rows, list(scores.values()), *looks(found)[arm.name], small=True)
         for row in range(1, len(names)):
             axes.axhline(row - 0.5, color=LINE, linewidth=0.8)
         name_rows(axes, names)
@@ -213,9 +211,8 @@ def scaling(found: Comparison, measured: Scaling) -> Picture:
             + rise * (measured.doubled.high - measured.doubled.value)
         )
         axes.fill_between(beyond, below, above, color=colour, alpha=0.15, linewidth=0)
-        for examples, loss in zip(measured.examples, measured.losses, strict=True):
-            mark(axes, examples, loss, colour, marker, upright=True)
-        mark(axes, 2 * most, measured.doubled, colour, marker, upright=True, hollow=True)
+        mark(axes, measured.examples, measured.losses, colour, marker, upright=True)
+        mark(axes, [2 * most], [measured.doubled], colour, marker, upright=True, hollow=True)
         axes.set_xscale("log")
         ticks = [*measured.examples, 2 * most]
         axes.set_xticks(ticks, labels=[short(n) for n in ticks], minor=False)

@@ -32,14 +32,14 @@ def scores_table(found: Comparison, split: str) -> Table:
     rows = []
     for arm in in_order(found, split):
         if split not in arm.scores:
-            rows.append([arm.name, "no score", "–", "–", "–"])
+            rows.append([arm.name, "broke", "–", "–", "–"])
             continue
         gap = difference(found, arm.name, split)
         probable = probability(arm.probability_best[split]) if split in arm.probability_best else "–"
         compared = (
             ["best" if arm in best else "–", "–"]
             if gap is None
-            else [_gap(gap.difference), (p_value(gap.p_holm), "" if gap.different else "noise")]
+            else [_gap(gap.difference), (p_value(gap.p_holm), "" if gap.different else "within noise")]
         )
         rows.append([arm.name, estimate(arm.scores[split]), *compared, probable])
     return Table(heads, rows)
@@ -48,10 +48,10 @@ def scores_table(found: Comparison, split: str) -> Table:
 def costs_table(found: Comparison) -> Table:
     """What one training of each arm costs, four costs beside each other, and its learning rate."""
     heads = ["arm", "parameters", "FLOPs", "seconds", "samples", "steps", "learning rate"]
-    least = {name: min(getattr(arm.costs, name) for arm in found.arms) for name in COSTS}
+    least = {name: min(filter(None, (getattr(a.costs, name) for a in found.arms)), default=1) for name in COSTS}
 
     def cost(arm: ArmResult, name: str, written: str) -> tuple[str, str]:
-        ratio = getattr(arm.costs, name) / least[name] if least[name] else 1.0
+        ratio = getattr(arm.costs, name) / least[name]
         return written, "" if ratio < 1.005 else f"× {ratio:.2f}"
 
     rows = [
@@ -92,13 +92,16 @@ def slices_table(found: Comparison, split: str) -> Table:
 
 
 def failures(found: Comparison) -> list[str]:
-    """A sentence for every training that broke."""
-    return [
-        f"{arm.name}, seed {seed.seed}, broke: {seed.failed}."
-        for arm in found.arms
-        for seed in arm.seeds
-        if seed.failed is not None
-    ]
+    """A sentence for every arm that lost trainings, and why."""
+    told = []
+    for arm in found.arms:
+        broken = [seed for seed in arm.seeds if seed.failed is not None]
+        if broken:
+            which = ", ".join(str(seed.seed) for seed in broken)
+            left = "it has no score" if len(broken) == len(arm.seeds) else "its scores are those of the other seeds"
+            why = "; ".join(dict.fromkeys(str(seed.failed).rstrip(".") for seed in broken))
+            told.append(f"{arm.name} broke with seed{'s' if len(broken) > 1 else ''} {which}, so {left}: {why}.")
+    return told
 
 
 def difference(found: Comparison, arm: str, split: str) -> Difference | None:
