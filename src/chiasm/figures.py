@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 RIGHT = "tab:green"
@@ -67,6 +68,22 @@ def attention_figure(
         )
         axis.set_title(word, fontsize=10, parse_math=False)
     _save(figure, path)
+
+
+def occlusion_figure(picture: Pixels, fall: Float[np.ndarray, "rows columns"], path: Path, *, strongest: float) -> None:
+    """The picture in gray, coloured where covering it made an answer less likely, at its own size and without margins.
+
+    `strongest` is the fall, in nats, of the strongest colour; places that spoke against the answer have none.
+    """
+    from matplotlib import colormaps
+
+    height, width = picture.shape[:2]
+    share = Image.fromarray(np.clip(fall / strongest, 0, 1).astype(np.float32))
+    strength = np.clip(np.asarray(share.resize((width, height), Image.Resampling.BICUBIC)), 0, 1)[..., None]
+    gray = picture.mean(-1, keepdims=True) / 255
+    shown = (1 - strength) * gray + strength * colormaps["inferno"](strength[..., 0])[..., :3]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((255 * shown).round().astype(np.uint8)).save(path)
 
 
 def gallery_figure(
