@@ -18,6 +18,7 @@ VERBS = {
     ("index",): ("chiasm.cli.index", "index", "embed a data set's pictures into a table that can be searched"),
     ("search",): ("chiasm.cli.search", "search", "find pictures by words, by a picture, or both"),
     ("evaluate",): ("chiasm.cli.evaluate", "evaluate", "score a trained model on data, with intervals"),
+    ("report",): ("chiasm.cli.report", "report", "a page of a training or a comparison, in one file"),
     ("interpolate",): ("chiasm.cli.interpolate", "interpolate", "models between a model and its fine-tuned version"),
     ("import",): ("chiasm.cli.pretrained", "import_", "make a bundle of published weights: CLIP, ViT, GPT-2, ..."),
     ("export",): ("chiasm.cli.pretrained", "export", "write a model's weights as Hugging Face's CLIP or ViT"),
