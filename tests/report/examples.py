@@ -141,7 +141,13 @@ def awkward() -> Comparison:
         arms=arms,
         differences=tuple(_difference(arm, arms[0], "test") for arm in arms[1:]),
         scaling=(replace(rich.scaling[0], arm=names[0], verdict=NASTY),),
-        gallery=tuple(replace(s, answers={a: replace(x, attention=None) for a, x in s.answers.items()}) for s in shown),
+        gallery=tuple(
+            replace(
+                s,
+                answers={a: replace(x, attention=None, said=long if x.right else x.said) for a, x in s.answers.items()},
+            )
+            for s in shown
+        ),
         notes=(NASTY, long),
         command=f"chiasm compare {'x' * 400}",
         data=replace(rich.data, name=NASTY, understood=NASTY, findings=(NASTY,)),

@@ -23,7 +23,7 @@ QUESTIONS = {
     "retrieve": "Which architecture finds pictures and texts best?",
     "classify": "Which architecture classifies these pictures best?",
 }
-PICTURE_PIXELS, ATTENTION_PIXELS = 256, 640
+PICTURE_PIXELS = 256
 GALLERY_BYTES = 3_000_000
 """Of pictures; a page is read on phones, too."""
 FOREST_PIXELS = 150
@@ -185,7 +185,7 @@ def _gallery(found: Comparison, folder: Path) -> list[Item]:
     items, bytes_used = [], 0
     for shown in found.gallery:
         named = {arm: answer.attention for arm, answer in shown.answers.items() if answer.attention}
-        looked = {arm: data_uri(folder / name, ATTENTION_PIXELS) for arm, name in named.items()}
+        looked = {arm: data_uri(folder / name, PICTURE_PIXELS) for arm, name in named.items()}
         item = Item(
             shown=shown,
             picture=data_uri(folder / shown.picture, PICTURE_PIXELS) if shown.picture else None,

@@ -108,7 +108,7 @@ def duration(seconds: float | int) -> str:
         return "–"
     if seconds < 59.95:
         return f"{seconds:.3g} s"
-    if seconds < 3600:
+    if seconds < 3570:
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{round(seconds / 60)} min"
     hours, minutes = divmod(round(seconds / 60), 60)
