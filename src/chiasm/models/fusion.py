@@ -48,6 +48,7 @@ class EarlyConfig:
     width: int = 256
     depth: int = 6
     heads: int = 4
+    mlp_ratio: float = 4.0
     missing: Missing = "mask"
 
 
@@ -58,6 +59,7 @@ class CrossConfig:
     width: int = 256
     depth: int = 2
     heads: int = 4
+    mlp_ratio: float = 4.0
     missing: Missing = "mask"
 
 
@@ -69,6 +71,7 @@ class PerceiverFusionConfig:
     depth: int = 5
     heads: int = 4
     latents: int = 32
+    mlp_ratio: float = 4.0
     missing: Missing = "mask"
 
 
@@ -125,7 +128,9 @@ class Early(nn.Module):
         super().__init__()
         self.picture = ModalityTokens(config, picture_width)
         self.text = ModalityTokens(config, text_width)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, mlp_ratio=config.mlp_ratio) for _ in range(config.depth)
+        )
         self.norm = nn.LayerNorm(config.width)
         init_weights(self, config.depth)
 
@@ -146,7 +151,9 @@ class Cross(nn.Module):
         super().__init__()
         self.picture = ModalityTokens(config, picture_width)
         self.text = ModalityTokens(config, text_width)
-        self.layers = nn.ModuleList(CoAttention(config.width, config.heads) for _ in range(config.depth))
+        self.layers = nn.ModuleList(
+            CoAttention(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+        )
         self.norm_picture = nn.LayerNorm(config.width)
         self.norm_text = nn.LayerNorm(config.width)
         self.join = nn.Linear(2 * config.width, config.width)
@@ -170,12 +177,12 @@ class CoAttention(nn.Module):
     so that the layer is our one block, twice.
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
         self.norm_picture = nn.LayerNorm(width)
         self.norm_text = nn.LayerNorm(width)
-        self.picture = Block(width, heads, context_width=width)
-        self.text = Block(width, heads, context_width=width)
+        self.picture = Block(width, heads, context_width=width, mlp_ratio=mlp_ratio)
+        self.text = Block(width, heads, context_width=width, mlp_ratio=mlp_ratio)
 
     def forward(self, picture: Encoded, text: Encoded) -> tuple[Encoded, Encoded]:
         """Both, with tokens that have read the other's."""
@@ -193,7 +200,9 @@ class PerceiverFusion(nn.Module):
         super().__init__()
         self.picture = ModalityTokens(config, picture_width)
         self.text = ModalityTokens(config, text_width)
-        self.reader = LatentReader(config.latents, config.width, config.heads, blocks=config.depth)
+        self.reader = LatentReader(
+            config.latents, config.width, config.heads, blocks=config.depth, mlp_ratio=config.mlp_ratio
+        )
         self.norm = nn.LayerNorm(config.width)
         init_weights(self, config.depth + 1)
 

@@ -87,15 +87,18 @@ class LatentReader(nn.Module):
     """A fixed number of learned latents that read a context, and then each other in `blocks` transformer blocks.
 
     One latent and no blocks is attention pooling; many latents and several blocks are Perceiver IO's encoder
-    (2107.14795, section 3.1). Latents start at std 0.02; `reading` goes to `CrossRead`. The read costs latents ×
-    context: linear in the context's length, not constant; only the blocks' cost is independent of it.
+    (2107.14795, section 3.1). Latents start at std 0.02; `reading` goes to `CrossRead`, `mlp_ratio` to the blocks too.
+    The read costs latents × context: linear in the context's length, not constant; only the blocks' cost is independent
+    of it.
     """
 
-    def __init__(self, latents: int, width: int, heads: int, *, blocks: int = 0, **reading: Any):
+    def __init__(
+        self, latents: int, width: int, heads: int, *, blocks: int = 0, mlp_ratio: float = 4.0, **reading: Any
+    ):
         super().__init__()
         self.latents = nn.Parameter(torch.randn(latents, width) * 0.02)
-        self.read = CrossRead(width, heads, **reading)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
+        self.read = CrossRead(width, heads, mlp_ratio=mlp_ratio, **reading)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio) for _ in range(blocks))
 
     def forward(self, context: Encoded) -> Encoded:
         """`Encoded` of m latents; `pooled` is their mean. Masked tokens of the context leave no trace."""
