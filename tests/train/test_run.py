@@ -17,6 +17,7 @@ from chiasm.errors import UserError
 from chiasm.evaluate import drawings
 from chiasm.predict import CaptionPredictor
 from chiasm.train import callbacks, captioning, outcome
+from chiasm.train import config as config_module
 from chiasm.train import run as run_module
 from chiasm.train.callbacks import read_metrics
 from chiasm.train.config import RunConfig, TrainConfig
@@ -221,8 +222,8 @@ def test_precision_and_steps_are_settled_by_measurement(settings, tmp_path, monk
 
 def test_few_pictures_are_seen_more_often_where_nothing_is_said(settings, tmp_path, monkeypatch):
     few = run_module.Run(settings(steps=None), tmp_path / "few").config.train
-    assert few.steps == run_module.FEWEST_STEPS  # 30 epochs of four steps would be 120
-    monkeypatch.setattr(run_module, "FEWEST_STEPS", 7)
+    assert few.steps == config_module.FEWEST_STEPS  # 30 epochs of four steps would be 120
+    monkeypatch.setattr(config_module, "FEWEST_STEPS", 7)
     assert run_module.Run(settings(steps=None), tmp_path / "many").config.train.steps == 120
 
 

@@ -16,6 +16,8 @@ from chiasm.text import UNK
 from chiasm.train.finetune import Tune
 from chiasm.train.preparing import prepared
 
+EPOCHS, FEWEST_STEPS = 30, 600
+"""How long a run is for which nothing was said: so many epochs, or so many steps if those are more."""
 QUESTIONS = 4
 """Of each picture of the built-in `shapes`, where it is not said."""
 
@@ -132,6 +134,14 @@ class TrainConfig:
         for name in ("warmup", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 0 and below 1")
+
+    def steps_of(self, steps_per_epoch: int) -> int:
+        """How many steps a run takes whose length is told in steps or epochs, or not at all."""
+        if self.steps is not None:
+            return self.steps
+        if self.epochs is None:
+            return max(FEWEST_STEPS, EPOCHS * steps_per_epoch)
+        return max(1, round(self.epochs * steps_per_epoch))
 
 
 @dataclass(frozen=True, kw_only=True)

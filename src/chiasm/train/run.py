@@ -42,9 +42,6 @@ from chiasm.train.start import brought_tokenizer, load_start
 from chiasm.train.tasks import task_of
 from chiasm.train.trackers import loggers_of
 
-EPOCHS, FEWEST_STEPS = 30, 600
-"""How long a run is for which nothing was said: so many epochs, or so many steps if those are more."""
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -209,9 +206,7 @@ class Run:
             if steps is None and train.minutes is not None:
                 steps = max(1, int(train.minutes * 60 / (1.15 * seconds[precision])))  # the rest of a step: 15 %
         if steps is None:
-            in_epoch = self.loader.steps_per_epoch
-            steps = max(FEWEST_STEPS, EPOCHS * in_epoch) if train.epochs is None else round(train.epochs * in_epoch)
-        steps = max(1, steps)
+            steps = train.steps_of(self.loader.steps_per_epoch)
         self.config = replace(self.config, train=replace(train, precision=precision, steps=steps))
 
     @cached_property
