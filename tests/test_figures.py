@@ -11,6 +11,7 @@ from chiasm.figures import (
     curves_figure,
     gallery_figure,
     grid_figure,
+    occlusion_figure,
     retrieval_figure,
 )
 
@@ -42,6 +43,30 @@ def test_attention_wraps_long_captions_into_lines(tmp_path):
     attention_figure(GRAY, list("ab"), few, tmp_path / "few.png")
     attention_figure(GRAY, list("abcdefghijklm"), many, tmp_path / "many.png")
     assert _shown(tmp_path / "many.png").shape[0] > 2 * _shown(tmp_path / "few.png").shape[0]
+
+
+def test_occlusion_lights_places_by_how_much_they_matter(tmp_path):
+    def luminance(picture, fall, strongest=2.0):
+        occlusion_figure(picture, np.full((2, 3), fall, np.float32), tmp_path / "lit.png", strongest=strongest)
+        assert _shown(tmp_path / "lit.png").shape == picture.shape
+        return float(_shown(tmp_path / "lit.png").mean((0, 1)) @ (0.2126, 0.7152, 0.0722))
+
+    for gray in (0, 128, 255):
+        picture = np.full((20, 30, 3), gray, np.uint8)
+        steps = np.diff([luminance(picture, fall) for fall in (0.0, 0.5, 1.0, 1.5, 2.0)])
+        assert steps.min() > 8
+        assert luminance(picture, -3.0) == luminance(picture, 0.0)  # what spoke against it is not lit
+        assert luminance(picture, 3.0) == luminance(picture, 2.0)
+        assert luminance(picture, 2.0, strongest=4.0) == luminance(picture, 1.0)
+
+
+def test_occlusion_lights_the_place_that_matters(tmp_path):
+    fall = np.zeros((2, 3), np.float32)
+    fall[1, 0] = 1.0
+    occlusion_figure(np.full((20, 30, 3), 128, np.uint8), fall, tmp_path / "lit.png", strongest=1.0)
+    cells = _shown(tmp_path / "lit.png").sum(-1).reshape(2, 10, 3, 10).mean((1, 3))
+    assert np.unravel_index(cells.argmax(), cells.shape) == (1, 0)
+    assert cells[1, 0] > 2 * cells[0, 2]
 
 
 def test_gallery_colours_its_captions(tmp_path):

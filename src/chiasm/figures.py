@@ -71,17 +71,18 @@ def attention_figure(
 
 
 def occlusion_figure(picture: Pixels, fall: Float[np.ndarray, "rows columns"], path: Path, *, strongest: float) -> None:
-    """The picture in gray, coloured where covering it made an answer less likely, at its own size and without margins.
+    """The picture in dim gray, lit where covering it made an answer less likely, at its own size and without margins.
 
-    `strongest` is the fall, in nats, of the strongest colour; places that spoke against the answer have none.
+    `strongest` is the fall, in nats, of the brightest light; places that spoke against the answer have none.
     """
     from matplotlib import colormaps
 
     height, width = picture.shape[:2]
     share = Image.fromarray(np.clip(fall / strongest, 0, 1).astype(np.float32))
     strength = np.clip(np.asarray(share.resize((width, height), Image.Resampling.BICUBIC)), 0, 1)[..., None]
-    gray = picture.mean(-1, keepdims=True) / 255
-    shown = (1 - strength) * gray + strength * colormaps["inferno"](strength[..., 0])[..., :3]
+    gray = 0.1 + 0.3 * picture.mean(-1, keepdims=True) / 255
+    light = colormaps["inferno"](strength[..., 0])[..., :3]
+    shown = 1 - (1 - gray) * (1 - light)  # added: so what matters more is brighter, whatever the picture
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((255 * shown).round().astype(np.uint8)).save(path)
 

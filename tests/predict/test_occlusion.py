@@ -30,10 +30,10 @@ SIZES = {"width": 16, "heads": 2}
 
 
 def covered(pixel, row, column, cells):
-    """The picture with one of cells x cells equal squares in its mean colour, pixel by pixel."""
+    """The picture with the 3 x 3 cells around one of cells x cells in its mean colour, pixel by pixel."""
     found, side = pixel.copy(), len(pixel) // cells
-    for y in range(row * side, (row + 1) * side):
-        for x in range(column * side, (column + 1) * side):
+    for y in range(max(0, row - 1) * side, min(cells, row + 2) * side):
+        for x in range(max(0, column - 1) * side, min(cells, column + 2) * side):
             found[y, x] = [round(float(pixel[..., channel].mean())) for channel in range(3)]
     return found
 
@@ -54,12 +54,16 @@ def example(predictor, text=None):
 
 
 def test_only_the_place_that_matters_is_found():
-    found = occlusion_map(NOISE, lambda pixels: pixels[:, 4:8, 8:12].astype(float).sum((1, 2, 3)), cells=4)
-    mean = NOISE.reshape(-1, 3).mean(0).round()
+    def ask(pixels):
+        return pixels[:, 4:8, 8:12].astype(float).sum((1, 2, 3))
+
+    fall = (NOISE[4:8, 8:12] - NOISE.reshape(-1, 3).mean(0).round()).sum()
     wanted = np.zeros((4, 4))
-    wanted[1, 2] = (NOISE[4:8, 8:12] - mean).sum()
-    assert wanted[1, 2] != 0
-    np.testing.assert_allclose(found, wanted)
+    wanted[1, 2] = fall
+    assert fall != 0
+    np.testing.assert_allclose(occlusion_map(NOISE, ask, cells=4, cover=1), wanted)
+    wanted[0:3, 1:4] = fall  # a wider square reaches it from its neighbours
+    np.testing.assert_allclose(occlusion_map(NOISE, ask, cells=4), wanted)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,7 @@ def test_cells_cover_every_pixel_once_and_all_are_asked_at_once(size, cells, sha
         batches.append(pixels)
         return np.zeros(len(pixels))
 
-    assert occlusion_map(pixel, ask, cells=cells).shape == shape
+    assert occlusion_map(pixel, ask, cells=cells, cover=1).shape == shape
     (pictures,) = batches
     assert (pictures[0] == pixel).all()
     changed = (pictures[1:] != pixel).any(-1)
@@ -89,10 +93,10 @@ def test_a_picture_of_one_colour_has_no_places():
     assert abs(occlusion_map(NOISE, ask)).max() > 1e-2
 
 
-@pytest.mark.parametrize(("size", "cells"), [((0, 0), 8), ((16, 16), 0)])
-def test_there_must_be_pixels_and_cells(size, cells):
-    with pytest.raises(ValueError, match=rf"{size[0]} x {size[1]} pixels has no {cells} cells"):
-        occlusion_map(np.zeros((*size, 3), np.uint8), lambda pixels: np.zeros(len(pixels)), cells=cells)
+@pytest.mark.parametrize(("size", "cells", "cover"), [((0, 0), 8, 3), ((16, 16), 0, 3), ((16, 16), 8, 2)])
+def test_there_must_be_pixels_and_squares(size, cells, cover):
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels has no squares of {cover} of {cells} cells"):
+        occlusion_map(np.zeros((*size, 3), np.uint8), lambda p: np.zeros(len(p)), cells=cells, cover=cover)
 
 
 FUSIONS = {
@@ -204,6 +208,6 @@ def test_a_trained_fusion_looks_where_it_is_asked(trained):
         batch = Batch(images=torch.zeros(1, 3, 16, 16), ids=ids, keep=ids >= 0, image_ids=one, text_ids=one, keys=("",))
         ask = answer_log_probability(trained, batch, tuple(SHADES)[label])
         assert np.exp(ask(pixel[None]))[0] > 0.9
-        found = occlusion_map(pixel, ask, cells=2).ravel()
+        found = occlusion_map(pixel, ask, cells=2, cover=1).ravel()
         assert found[place] > 1
         assert np.delete(abs(found), place).max() < 0.2 * found[place]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,33 +19,44 @@ from chiasm.predict.classifier import ClassifierPredictor
 from chiasm.predict.clip import ClipPredictor, Vectors
 from chiasm.types import Batch
 
-CELLS = 8
-"""Along the longer side of a picture."""
+CELLS, COVER = 8, 3
+"""Cells along the longer side of a picture, and how many of them the square that covers it is wide."""
 
 LogProbability = Callable[[Pixels], Float[np.ndarray, " b"]]
 """Of one answer, in nats, given each of some pictures that `read` (or the cache) prepared."""
 
 
 def occlusion_map(
-    pixel: UInt8[np.ndarray, "height width 3"], log_probability: LogProbability, *, cells: int = CELLS
+    pixel: UInt8[np.ndarray, "height width 3"],
+    log_probability: LogProbability,
+    *,
+    cells: int = CELLS,
+    cover: int = COVER,
 ) -> Float[np.ndarray, "rows columns"]:
-    """By how many nats an answer's log-probability falls when a cell of the picture is covered; below 0 where it rises.
+    """By how many nats an answer's log-probability falls when a square around each cell of the picture is covered.
 
-    Occlusion (1311.2901, section 4.2), with cells that do not overlap and the picture's mean colour in place of gray.
-    All pictures are run in one batch. ValueError for a picture without pixels, or less than one cell.
+    Below 0 where it rises. Occlusion (1311.2901, section 4.2); the square is moved by a cell at a time, and has the
+    picture's mean colour in place of gray. It is wider than a cell (`cover`, an odd number of cells), since a part of a
+    thing is seldom missed. All pictures are run in one batch. ValueError for a picture without pixels, no cells, or an
+    even cover.
     """
     height, width = pixel.shape[:2]
-    if min(height, width, cells) < 1:
-        raise ValueError(f"a picture of {height} x {width} pixels has no {cells} cells along its longer side")
+    if min(height, width, cells) < 1 or cover % 2 != 1:
+        raise ValueError(f"a picture of {height} x {width} pixels has no squares of {cover} of {cells} cells")
     rows, columns = (min(side, max(1, round(cells * side / max(height, width)))) for side in (height, width))
-    top, left = (np.arange(parts + 1) * side // parts for parts, side in ((rows, height), (columns, width)))
+    tops, lefts = _ranges(height, rows, cover), _ranges(width, columns, cover)
     mean = pixel.reshape(-1, 3).mean(0).round().astype(np.uint8)
     pictures = np.repeat(pixel[None], 1 + rows * columns, axis=0)
-    for place, picture in enumerate(pictures[1:]):
-        row, column = divmod(place, columns)
-        picture[top[row] : top[row + 1], left[column] : left[column + 1]] = mean
+    for picture, (top, left) in zip(pictures[1:], product(tops, lefts), strict=True):
+        picture[top, left] = mean
     found = log_probability(pictures)
     return (found[0] - found[1:]).reshape(rows, columns)
+
+
+def _ranges(side_pixels: int, parts: int, cover: int) -> list[slice]:
+    """For each part of a side the pixels of it and its neighbours, as many as make up the cover."""
+    edges, around = np.arange(parts + 1) * side_pixels // parts, cover // 2
+    return [slice(edges[max(0, i - around)], edges[min(parts, i + 1 + around)]) for i in range(parts)]
 
 
 def caption_log_probability(predictor: CaptionPredictor, caption: Caption) -> LogProbability:
@@ -95,6 +107,7 @@ def _with_pictures(example: Batch, images: Float[Tensor, "b c height width"]) ->
 
 __all__ = [
     "CELLS",
+    "COVER",
     "LogProbability",
     "answer_log_probability",
     "caption_log_probability",
