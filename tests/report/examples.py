@@ -182,7 +182,7 @@ def _arm(name, seeds, splits, random) -> ArmResult:
         costs=Costs(
             parameters=int(2.1e6 + 1.3e6 * (slowness - 0.7)),
             step_flops=1.767e11,
-            flops=2.12e14 * (1 + 0.004 * slowness),
+            flops=2.12e14 * (1 + 0.003 * random.random()),
             steps=STEPS,
             samples=64 * STEPS,
             seconds=362.0 * slowness,

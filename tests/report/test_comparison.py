@@ -1,6 +1,7 @@
 """The page of a comparison: it says what results.json holds, hides nothing, and can be read anywhere."""
 
 import csv
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -73,6 +74,7 @@ def test_the_table_of_scores_holds_the_results(written):
             expected = [interval.value, interval.low, interval.high]
             assert numbers(said["minus best"]) == pytest.approx(expected, abs=5e-4)
             assert ("within noise" in said["p (Holm)"]) == (not gap.different)
+            assert gap.p_holm < 0.001 or numbers(said["p (Holm)"]) == pytest.approx([gap.p_holm], abs=5e-3)
         assert "86 %" in rows["cross"]["P(best)"] and "< 1 %" in rows["late"]["P(best)"]
 
 
@@ -84,6 +86,41 @@ def test_the_table_of_costs_holds_the_results(written):
         assert numbers(rows[arm.name]["FLOPs"])[0] == pytest.approx(arm.costs.flops / 1e12, rel=5e-3)
         assert rows[arm.name]["steps"].strip() == "1,200"
     assert "× 2.57" in rows["early"]["seconds"] and "11 min" in rows["early"]["seconds"]
+
+
+def test_the_best_is_the_least_where_lower_is_better(written):
+    found, path = written["awkward"]
+    (table,) = (t for t in Reader(path).tables if "P(best)" in " ".join(t[0]))
+    values = [numbers(row[1])[0] for row in table[1:]]
+    assert values == sorted(values) and len(set(values)) > 4
+    best = min(found.arms, key=lambda arm: arm.scores["test"].value)
+    assert f"loss of {best.name}" in "".join(Reader(path).text)
+
+
+def test_the_key_numbers_are_the_best_and_its_lead(written):
+    found, path = written["comparison"]
+    text = " ".join("".join(Reader(path).text).split())
+    best, gap = found.arms[0], next(d.difference for d in found.differences if (d.arm, d.split) == ("early", "test"))
+    score = best.scores["test"]
+    assert f"accuracy of cross{score.value:.3f}{score.low:.3f} to {score.high:.3f}" in text
+    lead = f"against early, the second{-gap.value:+.3f}{-gap.high:+.3f} to {-gap.low:+.3f}".replace("-", "−")
+    assert lead in text
+    assert "training of cross6 min 2 s" in text
+
+
+def test_intervals_are_drawn_beside_the_scores(written):
+    found, path = written["comparison"]
+    drawn = re.findall(
+        r'class="forest".*?x1="([\d.]+)".*?x1="([\d.]+)" x2="([\d.]+)".*?translate\(([\d.]+)',
+        path.read_text(encoding="utf-8"), re.S,
+    )  # fmt: skip
+    for split, rows in (("test", drawn[:4]), ("test_combinations", drawn[4:])):
+        scores = [arm.scores[split] for arm in found.arms]
+        places = [float(x) for best, low, high, at in rows for x in (best, low, high, at)]
+        values = [x for score in scores for x in (scores[0].value, score.low, score.high, score.value)]
+        slope, start = np.polyfit(values, places, 1)
+        assert slope > 0 and np.abs(slope * np.array(values) + start - places).max() < 0.1
+        assert min(places) >= 0 and max(places) <= page_of.FOREST_PIXELS
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -26,6 +26,12 @@ def marks(svg, number):
     return [(float(x), -float(y)) for x, y in found]
 
 
+def lines(svg, number):
+    """The ends of an arm's straight lines, ((x, y), (x, y)) as for `marks`."""
+    found = re.findall(rf'<path d="M ([\d.]+) ([\d.]+) L ([\d.]+) ([\d.]+) "[^>]*stroke: var\(--arm-{number}\)', svg)
+    return [((float(a), -float(b)), (float(c), -float(d))) for a, b, c, d in found]
+
+
 def assert_on_one_scale(values, places, off_pixels=0.1):
     """Places grow in proportion to the values."""
     values, places = np.array(values, float), np.array(places, float)
@@ -43,6 +49,8 @@ def test_quality_against_cost_is_drawn_where_it_is(rich, width, equal):
     costs = [arm.costs.seconds if equal == "flops" else arm.costs.flops for arm in rich.arms]
     assert_on_one_scale(costs, [x for x, _ in places])
     assert_on_one_scale([arm.scores["test"].value for arm in rich.arms], [y for _, y in places])
+    ends = [end[1] for number in range(1, 5) for end in lines(svg, number)[0]]
+    assert_on_one_scale([end for arm in rich.arms for end in (arm.scores["test"].low, arm.scores["test"].high)], ends)
     assert ("minutes of training" if equal == "flops" else "FLOPs of training") in svg
 
 
@@ -55,6 +63,9 @@ def test_slices_and_floors_are_drawn_where_they_are(rich):
         places += [x for x, _ in at]
         values += [score.value for score in arm.slices["test"].values()]
     assert_on_one_scale(values, places)
+    ends = [end[0] for number in range(1, 5) for line in lines(svg, number) for end in line]
+    scores = [score for arm in rich.arms for score in arm.slices["test"].values()]
+    assert_on_one_scale([end for score in scores for end in (score.low, score.high)], ends)
     svg = plots.floors(rich).wide
     drawn = re.findall(r'<use [^>]*x="([\d.]+)"[^>]*stroke: var\(--muted\)', svg)[-4:] + [
         marks(svg, number)[0][0] for number in range(1, 5)

@@ -104,7 +104,11 @@ def _keys(found: Comparison) -> list[tuple[str, str, str]]:
     if len(ranked) > 1 and (gap := tables.difference(found, ranked[1].name, found.split)):
         ahead = _reversed(gap.difference)
         keys.append(
-            (signed(ahead.value), f"to the second, {ranked[1].name}", f"{signed(ahead.low)} to {signed(ahead.high)}")
+            (
+                signed(ahead.value),
+                f"against {ranked[1].name}, the second",
+                f"{signed(ahead.low)} to {signed(ahead.high)}",
+            )
         )
     if found.split in best.probability_best:
         keys.append((probability(best.probability_best[found.split]), "probability of being best", best.name))
