@@ -131,7 +131,7 @@ def _check_same(config: CompareConfig) -> None:
     for arm in config.arms:
         if config.equal == "flops" and arm.settings.train.tune != "full":
             raise UserError(
-                f"Arm {arm.name} trains in part (train.tune is {arm.settings.train.tune}), and such FLOPs are not counted",
+                f"Arm {arm.name} trains in part (train.tune is {arm.settings.train.tune}), whose FLOPs are not counted",
                 "Compare at equal samples, time or params.",
             )
 

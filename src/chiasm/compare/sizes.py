@@ -66,9 +66,9 @@ def fitted(model: ModelConfig, cost: Cost, target: float) -> ModelConfig:
     feed-forwards by up to a quarter; the same with one block more or fewer in one stack, or with some of a
     convolutional encoder's widths but the last one multiple up or down. Where there are several, hidden layers change
     least; then it is the one that costs nearest the target. Widths go from a quarter to four times, each to a multiple
-    of 8 and of two per head, equal ones staying equal. Stacks without blocks get none, so that an early fusion stays
-    early. Pictures, patches, contexts, heads, latents, `embed_dim` and the ranks of joins stay as they are, and so do
-    encoders that were brought in or that come from a trained model.
+    of 8 and of two per head, equal ones staying equal; hidden layers to multiples of 8. Stacks without blocks get none,
+    so that an early fusion stays early. Pictures, patches, contexts, heads, latents, `embed_dim` and the ranks of joins
+    stay as they are, and so do encoders that were brought in or that come from a trained model.
     """
     nearest, best = abs(cost(model) / target - 1), model
     if nearest <= TOLERANCE or not _widths(model):
@@ -216,8 +216,12 @@ def _resized(part: Part, resize: Resize) -> Part:
 
 
 def _with_hidden(model: Any, hidden: float) -> Any:
-    ratios = {name: part.mlp_ratio for name, part in _parts(model).items() if isinstance(part, Transformer)}
-    parts = {name: replace(getattr(model, name), mlp_ratio=round(r * hidden, 3)) for name, r in ratios.items()}
+    """The model with hidden layers `hidden` times as wide, in multiples of 8."""
+    parts = {}
+    for name, part in _parts(model).items():
+        if isinstance(part, Transformer) and hidden != 1:
+            units = max(1, round(part.width * part.mlp_ratio * hidden / MULTIPLE)) * MULTIPLE
+            parts[name] = replace(part, mlp_ratio=units / part.width)
     return replace(model, **parts)
 
 
