@@ -159,6 +159,18 @@ def test_the_short_page_holds_verdict_and_arms(written, kind):
         assert widths == {6}
 
 
+def test_everything_that_was_told_is_on_the_page(written):
+    found, path = written["comparison"]
+    text = " ".join("".join(Reader(path).text).split())
+    told = [
+        *found.verdict, found.held_equal, found.not_equal, found.metric.explained, *found.notes, found.command,
+        *found.data.findings, found.data.understood, found.data.fingerprint, found.machine, *found.versions.values(),
+        *(measured.verdict for measured in found.scaling), *(arm.about for arm in found.arms),
+        *(floor.explained for floor in found.floors), *found.arms[0].slices["test"], '"equal": "flops"', '"width": 192',
+    ]  # fmt: skip
+    assert not [sentence for sentence in told if sentence not in text]
+
+
 def test_what_users_wrote_is_text_and_nothing_else(written):
     found, path = written["awkward"]
     reader = Reader(path)
