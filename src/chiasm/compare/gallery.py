@@ -76,27 +76,19 @@ def gallery(
         return ()
     said = {arm: _said(predictor, places, examples, source.name) for arm, predictor in predictors.items()}
     truths = _truths(next(iter(predictors.values())), places, examples)
-    is_question = any(isinstance(p, ClassifierPredictor) and p.reads_texts for p in predictors.values())
+    reads = any(isinstance(p, ClassifierPredictor) and p.reads_texts for p in predictors.values())
     shown = []
     for number, place in enumerate(track(places, "Drawing where arms disagree", len(places))):
         example, own = examples[place], {arm: answers[number] for arm, answers in said.items()}
         picture, maps = _draw(folder, f"{FOLDER}/{number + 1:02}", example, own)
-        answers = {
-            arm: Answer(
-                said=s.text,
-                right=s.text.strip() in truths[number],
-                probability=s.probability,
-                attention=maps.get(arm),
-            )
-            for arm, s in own.items()
-        }
+        answers = _judged(own, truths[number], maps)
         right = [answer.said.strip() for answer in answers.values() if answer.right]
         shown.append(
             Shown(
                 key=example.key,
                 split=split,
                 picture=picture,
-                asked=example.texts[0] if is_question and example.texts else "",
+                asked=example.texts[0] if reads and example.texts else "",
                 truth=" / ".join(dict.fromkeys([truths[number][0], *right])),
                 answers=answers,
             )
@@ -228,6 +220,13 @@ def _truths(predictor: AnyPredictor, places: Sequence[int], examples: Sequence[E
     others = [[text.strip() for row in np.flatnonzero(same == same[place]) for text in examples[int(row)].texts]
               for place in places]  # fmt: skip
     return [(*texts, *more) for texts, more in zip(own, others, strict=True)]
+
+
+def _judged(said: Mapping[str, _Said], truths: Sequence[str], maps: Mapping[str, str]) -> dict[str, Answer]:
+    return {
+        arm: Answer(said=s.text, right=s.text.strip() in truths, probability=s.probability, attention=maps.get(arm))
+        for arm, s in said.items()
+    }
 
 
 def _draw(folder: Path, name: str, example: Example, said: Mapping[str, _Said]) -> tuple[str | None, dict[str, str]]:
