@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from PIL import Image
 
 from chiasm.models import build_model
 from chiasm.models.presets import captioner_preset
@@ -10,7 +11,11 @@ from chiasm.train.config import DataConfig, RunConfig
 
 
 def figures(out):
-    return {line[:22].strip(): line[22:] for line in out.splitlines()}
+    return {line[:20].strip(): line[20:] for line in out.splitlines()}
+
+
+def columns(text):
+    return re.split(r" {2,}", text.strip())
 
 
 def test_figures_of_a_preset(ask):
@@ -21,11 +26,24 @@ def test_figures_of_a_preset(ask):
     told = figures(out)
     model = build_model(RunConfig(data=DataConfig(path=""), model=captioner_preset("tiny")).completed(50).model)
     assert told["parameters"] == f"{sum(p.numel() for p in model.parameters()):,}"
-    assert re.fullmatch(r"[\d.]+ GFLOP", told["forward, one picture"])
-    assert "(4 pictures)" in told["training step"]
-    assert "MiB" in told["memory"]
-    assert "pictures/s" in told["fp32 step here"]
-    assert "minutes for 400 pictures x 2 epochs (200 steps)" in told["training"]
+    assert columns(told["forward, one row"])[1] == "of 32 x 32 pixels and 12 tokens"
+    assert columns(told["training step"])[1] == "4 rows, forward and backward"
+    assert columns(told[""]) == ["fp32", "bf16"]
+    assert all(re.fullmatch(r"\d+ MiB", size) for size in columns(told["memory at the peak"])[:2])
+    assert all(int(rows.replace(",", "")) > 100 for rows in columns(told["largest batch"])[:2])
+    assert "free now" in told["largest batch"]
+    seconds = [float(value.removesuffix(" s")) for value in columns(told["a step here"])[:2]]
+    speeds = [float(value.replace(",", "")) for value in columns(told["pictures/s"])]
+    assert speeds == pytest.approx([4 / s for s in seconds], rel=0.02, abs=1)
+    assert columns(told["training"])[2] == "200 steps: 400 pictures x 2 epochs"
+    assert all(len(line) <= 120 for line in out.splitlines())
+
+
+def test_minutes_are_those_of_all_steps(ask):
+    told = figures(ask("cost", "vit", "tiny", "--batch-size", "2", "--pictures", "20000", "--epochs", "10")[1])
+    seconds = float(columns(told["a step here"])[0].removesuffix(" s"))
+    value, unit = columns(told["training"])[0].split()
+    assert float(value) * {"minutes": 60, "hours": 3600, "days": 86_400}[unit] == pytest.approx(1e5 * seconds, rel=0.1)
 
 
 def test_settings_change_the_figures(ask, tmp_path):
@@ -45,24 +63,68 @@ def test_a_classifier_has_the_classes_that_are_said(ask):
         for classes in (10, 20)
     )
     assert twenty - ten == 10 * (128 + 1)
-    told = [figures(ask("cost", "fusion", "tiny", *few, "--fusion", name)[1]) for name in ("late", "early")]
-    assert told[0]["parameters"] != told[1]["parameters"]
     code, out, err = ask("cost", "vit", "tiny", *few, "--text-tokens", "99")  # it reads none
-    assert (code, err) == (0, "") and "GFLOP" in out
+    assert (code, err) == (0, "") and "tokens" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "row"),
+    [
+        ("lm tiny --batch-size 2", "12 tokens"),
+        ("flamingo tiny --batch-size 2", "5 times 32 x 32 pixels and 12 tokens"),
+        ("perceiver tiny --batch-size 2 --task mask", "of 12 tokens"),
+        ("perceiver tiny --batch-size 2 --task reconstruct --inputs picture,sound", "32 x 32 pixels"),
+    ],
+)
+def test_kinds_whose_rows_are_no_captioned_pictures(words, row, ask):
+    code, out, err = ask("cost", *words.split())
+    assert (code, err) == (0, "")
+    assert row in figures(out)["forward, one row"]
+    assert "steps: 10,000 " + ("texts" if "32 x" not in row else "pictures") in out
+
+
+def test_more_memory_makes_larger_batches(ask):
+    few = ("cost", "vit", "tiny", "--batch-size", "2", "--memory-gib")
+    one, two, none = (columns(figures(ask(*few, gib)[1])["largest batch"]) for gib in (1, 2, 0.01))
+    rows = [int(told[0].replace(",", "")) for told in (one, two)]
+    assert 1.9 < rows[1] / rows[0] < 2.3
+    assert none[:3] == ["none", "none", "in 10 MiB given"]
+
+
+def test_how_each_fusion_grows_is_told_and_drawn(ask, tmp_path):
+    drawn = tmp_path / "grow.png"
+    code, out, err = ask("cost", "fusion", "tiny", "--batch-size", "2", "--grow", "--picture", drawn)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("pictures of ... pixels, texts of 12"))
+    assert lines[start].split()[-4:] == ["late", "early", "cross", "perceiver"]
+    table = [[float(value.replace(",", "")) for value in line.split()] for line in lines[start + 1 : start + 6]]
+    assert [row[0] for row in table] == [16, 32, 64, 128, 256]
+    assert all(
+        later > before for a, b in zip(table, table[1:], strict=False) for before, later in zip(a, b, strict=True)
+    )
+    assert str(drawn) in lines[-1]
+    with Image.open(drawn) as picture:
+        assert picture.width > 800
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("huge", "no captioner preset 'huge'"),
-        ("tiny --batch-size 0", "--batch-size is 0"),
-        ("tiny --text-tokens 1", "--text-tokens is 1"),
-        ("tiny --set model.vision.width=13", "width 13 is not a multiple of heads 4"),
-        ("tiny --classes 0", "--classes is 0"),
-        ("tiny --text-tokens 33", "--text-tokens is 33"),
+        ("captioner huge", "no captioner preset 'huge'"),
+        ("captioner tiny --batch-size 0", "--batch-size is 0"),
+        ("captioner tiny --text-tokens 1", "--text-tokens is 1"),
+        ("captioner tiny --set model.vision.width=13", "width 13 is not a multiple of heads 4"),
+        ("captioner tiny --classes 0", "--classes is 0"),
+        ("captioner tiny --memory-gib 0", "--memory-gib is 0"),
+        ("captioner tiny --text-tokens 33", "at most 32: the model's context is 32"),
+        ("flamingo tiny --text-tokens 64", "at most 63: the model's context is 64"),
+        ("captioner tiny --task mask", "Only a perceiver has --task"),
+        ("vit tiny --grow", "has no fusions to compare"),
+        ("clip tiny --set train.tune=lora", "train.tune is lora"),
     ],
 )
 def test_models_that_cannot_be(words, told, ask):
-    code, out, err = ask("cost", "captioner", *words.split())
+    code, out, err = ask("cost", *words.split())
     assert (code, out) == (2, "")
     assert told in err
