@@ -1,8 +1,10 @@
 """A batch is a function of seed and step alone; each epoch shows every good picture once; ids and keep agree."""
 
 import dataclasses
+import math
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -276,3 +278,40 @@ def test_texts_are_tokenised_in_chunks_without_mixing_them(make, monkeypatch):
     whole = make().batch(0)
     monkeypatch.setattr(loader_module, "CHUNK", 2)
     assert_same(make().batch(0), whole)
+
+
+def test_unigram_loss_is_that_of_the_frequencies_an_epoch_reads(make):
+    loader = make()
+    counts = Counter()
+    for example in EXAMPLES:
+        for text in example.texts:
+            ids = TOKENIZER.rows([text], context=16)[0][1:]  # nobody predicts BOS
+            for i in ids:
+                counts[i] += 1 / len(example.texts)
+    total = sum(counts.values())
+    naive = -sum(n / total * math.log(n / total) for n in counts.values())
+    assert loader.unigram_loss == pytest.approx(naive, rel=1e-9)
+    options = {"preprocess": CONFIG, "augment": None, "batch_size": 5, "context": 0, "seed": 0}
+    silent = Loader(EXAMPLES, loader.pictures, None, **options)
+    assert silent.cut_shares == (0.0, 0.0)
+    with pytest.raises(ValueError, match="no texts"):
+        _ = silent.unigram_loss
+
+
+def test_cut_shares_count_what_the_context_takes(make):
+    whole = [length for e in EXAMPLES for length in TOKENIZER.lengths(e.texts)]
+    assert make().cut_shares == (0.0, 0.0)
+    weights = [1 / len(e.texts) for e in EXAMPLES for _ in e.texts]
+    for context in range(3, max(whole) + 1):
+        captions, tokens = make(context=context, truncate=True).cut_shares
+        lost = [max(0, length - context) for length in whole]
+        assert captions == pytest.approx(sum(w for w, n in zip(weights, lost, strict=True) if n) / len(EXAMPLES))
+        read = sum(w * length for w, length in zip(weights, whole, strict=True))
+        assert tokens == pytest.approx(sum(w * n for w, n in zip(weights, lost, strict=True)) / read)
+
+
+def test_pair_ids_are_those_of_the_batch(make):
+    loader = make()
+    for step in (0, 3, 11):
+        batch = loader.batch(step)
+        assert torch.equal(loader.pair_ids(step), torch.stack([batch.image_ids, batch.text_ids]))

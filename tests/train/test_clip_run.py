@@ -148,7 +148,7 @@ def test_the_bias_of_the_sigmoid_loss_starts_at_the_share_of_true_pairs(tmp_path
 
 def test_the_scale_never_exceeds_its_clamp(tmp_path, no_figures, monkeypatch):
     def start(task, run):
-        run.model.log_scale.data.fill_(math.log(99.9))
+        run.model.log_scale.data.fill_(math.log(80))
 
     monkeypatch.setattr(contrastive.ContrastiveTask, "start", start)
     backward = Engine._backward

@@ -64,7 +64,7 @@ def few_negatives(batch: int, alike: float, pairs: int) -> Finding | None:
     if different >= FEW_PAIRS:
         return None
     evidence = {"batch": batch, "alike": alike, "different": different, "false_negatives_share": 0.0}
-    if batch >= FEW_PAIRS:
+    if different < batch / 2:
         share = alike / max(1, batch - 1)
         text = (
             f"In a batch of {batch} pairs each has {alike:.1f} others with the same text or picture, {100 * share:.0f} "

@@ -14,16 +14,18 @@ from chiasm.train.findings import Finding
 FAIR_STEPS = 50
 """So many steps say whether a model learns, and whether its last ones are out of the ordinary."""
 CLAMP_SHARE = 0.99
-"""A scale of so much of its limit stands at it; the averaged weights, and rounding, are a little below."""
+"""A scale of so much of its limit stands at it: between steps it may be a little below."""
 LONG_WARMUP = 0.3
 """Of the steps taken; recipes warm up for 1 to 10 %, and up to 25 % where runs are very short."""
-DATA_BOUND = 0.25
-"""The share of time spent waiting from which on a run would be a third faster without."""
+DATA_BOUND = 0.3
+"""The share of time spent waiting from which on a run would take a third less without."""
+WAITED_SECONDS = 0.01
+"""Of a step; to hand a batch from thread to thread takes milliseconds, which no worker saves."""
 WORSE, WORSE_OF_BEST = 0.1, 0.02
 """A rise of the validation loss by a tenth of all that it had fallen, and by 2 % of its best, is no noise."""
 RISEN = 3
 """Validations that must agree on a rise, or that make a fall."""
-FALLING = 0.1
+FALLING = 0.05
 """A fall in the last fifth of the steps, of all that the loss fell: the learning rate is nearly 0 there, so a run
 that was long enough has long been flat."""
 SPIKE = 10.0
@@ -66,16 +68,18 @@ def unigram_level(rows: Rows, unigram_loss: float | None) -> Finding | None:
 
 def scale_at_clamp(rows: Rows, limit: float | None) -> Finding | None:
     """The scale of similarities stands at its limit; None: it has none."""
-    if limit is None or not rows or mean_of(recent(rows), "scale") < CLAMP_SHARE * limit:
+    if limit is None or not rows or (scale := _number(rows[-1], "scale")) < CLAMP_SHARE * limit:
         return None
     first = next(_number(row, "step") for row in rows if _number(row, "scale") >= CLAMP_SHARE * limit)
+    if first == _number(rows[0], "step"):  # where it started from a trained model, whose scale it was
+        return None
     text = (
         f"The scale of similarities stands at its limit, {limit:.0f}, since step {first:.0f}: the model would be surer "
         "of its training pairs than it is let. That is usual of long trainings and harmless while the validation loss "
         "falls; where it rises, more data, train.augment=strong or fewer steps help, and a lower train.learning_rate "
         "where the limit was reached early."
     )
-    return Finding("scale_at_clamp", text, {"scale": mean_of(recent(rows), "scale"), "limit": limit, "since": first})
+    return Finding("scale_at_clamp", text, {"scale": scale, "limit": limit, "since": first})
 
 
 def long_warmup(warmup: float, planned_steps: int, taken_steps: int) -> Finding | None:
@@ -101,8 +105,13 @@ def long_warmup(warmup: float, planned_steps: int, taken_steps: int) -> Finding 
 
 def data_bound(rows: Rows, workers: int, cores: int, stored: bool) -> Finding | None:
     """Steps wait for batches; `stored` pictures come from the cache, others are read for every batch."""
-    shares = [share for row in rows if (share := row.get("waiting_share")) is not None]
-    if len(shares) < 2 or (share := statistics.median(shares[1:])) < DATA_BOUND:  # the first has the loader's start
+    later = [row for row in rows[1:] if row.get("waiting_share") is not None]  # the first has the loader's start
+    if not later:
+        return None
+    share = statistics.median(_number(row, "waiting_share") for row in later)
+    taken = [_number(rows[-1], name) - _number(rows[0], name) for name in ("seconds", "step")]
+    step_seconds = taken[0] / taken[1]
+    if share < DATA_BOUND or share * step_seconds < WAITED_SECONDS:
         return None
     # While steps wait, those who make batches are never idle: each makes one in the time of so many steps as there are
     # of them, waiting counted. A step alone takes 1 - share of that time.
@@ -114,7 +123,8 @@ def data_bound(rows: Rows, workers: int, cores: int, stored: bool) -> Finding | 
     else:
         todo = f"It would take about {needed} processes to keep up, and this machine has {cores} cores: {cheaper}."
     text = f"Steps wait {100 * share:.0f} % of the time for their batches{why}. {todo}"
-    return Finding("data_bound", text, {"waiting_share": share, "workers": workers, "needed": needed, "cores": cores})
+    evidence = {"waiting_share": share, "step_seconds": step_seconds}
+    return Finding("data_bound", text, evidence | {"workers": workers, "needed": needed, "cores": cores})
 
 
 def validation_rising(rows: Rows, keep: Literal["best", "last"]) -> Finding | None:
