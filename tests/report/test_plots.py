@@ -166,6 +166,7 @@ def test_drawings_share_a_page_without_sharing_names():
     assert all(names) and len(set.union(*names)) == sum(map(len, names))
     for svg, own in zip(drawn, names, strict=True):
         assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)) == own
+    assert draw(ARMS[0]).wide == drawn[0], "the same page is written again"
 
 
 def test_texts_stay_as_they_are_and_cannot_leave_the_drawing():

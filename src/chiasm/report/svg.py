@@ -24,6 +24,7 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper"} 
 }
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: small, sharp, found by a search, read aloud
+    "svg.hashsalt": "chiasm",  # equal drawings are written equally
     "font.size": TEXT_PIXELS,
     "text.color": INK,
     "axes.edgecolor": LINE,
