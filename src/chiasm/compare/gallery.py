@@ -68,7 +68,7 @@ def gallery(
     if set(predictors) != set(items):
         raise ValueError(f"there are predictors of {', '.join(predictors)}, and scores of {', '.join(items)}")
     examples = source.split(split)
-    rows = {e.key: (row, e.label) for row, e in enumerate(examples) if e.image is not None}
+    rows = {e.key: (row, e.label or "".join(e.texts[:1])) for row, e in enumerate(examples) if e.image is not None}
     labels = {key: label for key, (_, label) in rows.items()}
     chosen = disagreements(items, labels, metric, higher_is_better=higher_is_better, most=most)
     places = [rows[disputed.key][0] for disputed in chosen]
@@ -112,7 +112,7 @@ class Disputed:
 def disagreements(
     items: Mapping[str, Items], labels: Mapping[str, str], metric: str, *, higher_is_better: bool = True, most: int = 12
 ) -> list[Disputed]:
-    """The items on which arms disagree most tellingly, of those whose keys `labels` knows.
+    """The items on which arms disagree most tellingly, of those of which `labels` knows the right answer.
 
     One after the other: first an item that an arm wins of which no win has been shown; then one of clear disagreement
     (CLEAR_SHARE); of these the one whose set of winners, then whose least shown winner, kind of question and label have
