@@ -9,6 +9,7 @@ from importlib import import_module
 
 VERBS = {
     ("train",): ("chiasm.cli.train", "train", "train a model on pictures, texts, or both"),
+    ("compare",): ("chiasm.cli.compare", "compare", "which architecture suits the data, at equal cost, as a page"),
     ("caption",): ("chiasm.cli.caption", "caption", "write captions for pictures, and show where the model looked"),
     ("write",): ("chiasm.cli.write", "write", "write texts with a language model, or go on with yours"),
     ("classify",): ("chiasm.cli.classify", "classify", "which of your labels, or of its classes, fits each picture"),

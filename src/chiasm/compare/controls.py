@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -25,16 +24,23 @@ FloorName = Literal["chance", "text alone", "picture alone", "shuffled pictures"
 ALONE: dict[str, FloorName] = {"text": "text alone", "picture": "picture alone"}
 
 
-def control_jobs(best: Solved) -> list[Job]:
-    """Trainings of the best arm with one modality; none for a model that cannot do without either."""
+def alone(best: Solved) -> tuple[str, ...]:
+    """The modalities that the arm could be trained on by themselves; none where it cannot do without either."""
     model = best.arm.settings.model
-    if not isinstance(model, FusionClassifierConfig) or model.inputs != "both":
-        return []
-    return [_job(best, f"floors/{best.arm.name}-{inputs}", {"model": {"inputs": inputs}}) for inputs in ALONE]
+    return tuple(ALONE) if isinstance(model, FusionClassifierConfig) and model.inputs == "both" else ()
+
+
+def control_jobs(best: Solved) -> list[Job]:
+    """Trainings of the best arm with one modality."""
+    return [_job(best, f"floors/{best.arm.name}-{inputs}", {"model": {"inputs": inputs}}) for inputs in alone(best)]
 
 
 def floors_of(
-    best: Solved, metric: str, splits: Sequence[str], outcomes: Mapping[str, Outcome], items: Callable[[str, str], Items]
+    best: Solved,
+    metric: str,
+    splits: Sequence[str],
+    outcomes: Mapping[str, Outcome],
+    items: Callable[[str, str], Items],
 ) -> tuple[Floor, ...]:
     """What can be had without the whole, by split; `items` gives those of a job and a split."""
     own = f"arms/{best.arm.name}/seed-{best.arm.settings.train.seed}"
@@ -69,15 +75,15 @@ def scaling_of(best: Solved, examples: int, outcomes: Mapping[str, Outcome]) -> 
     if len(known) < len(jobs):
         return ()
     counts = [round(share * examples) for share in known]
-    fit = fit_scaling(np.array(counts, float), np.array(list(known.values()))[:, None])
+    fit = fit_scaling(np.array(counts), np.array(list(known.values()))[:, None])
     return (
         Scaling(
             arm=name,
             fractions=tuple(known),
             examples=tuple(counts),
-            losses=tuple(Interval(value=loss, low=loss, high=loss) for loss in known.values()),
-            exponent=Interval(**fit.exponent._asdict()),
-            doubled=Interval(**fit.doubled._asdict()),
+            losses=tuple(Interval(**vars(loss)) for loss in fit.losses),
+            exponent=Interval(**vars(fit.exponent)),
+            doubled=Interval(**vars(fit.doubled)),
             verdict=scaling_verdict(fit),
         ),
     )
@@ -98,4 +104,4 @@ def _mean(items: Items, score: str) -> Interval | None:
     return Interval(value=found.value, low=found.low, high=found.high)
 
 
-__all__ = ["SHARES", "control_jobs", "floors_of", "scaling_jobs", "scaling_of"]
+__all__ = ["SHARES", "alone", "control_jobs", "floors_of", "scaling_jobs", "scaling_of"]

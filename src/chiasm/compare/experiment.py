@@ -26,7 +26,7 @@ from chiasm.errors import UserError
 from chiasm.evaluate.common import Items
 from chiasm.metrics.comparing import Compared
 from chiasm.predict import load as load_predictor
-from chiasm.train.coach import read_findings
+from chiasm.train.findings import read_findings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,9 @@ def _described(
         differences=differences,
         floors=floors,
         scaling=scaling_of(trained.best, plan.world.examples, trained.outcomes),
-        gallery=gallery(folder, predictors, items, source, first.split, metric.name),
+        gallery=gallery(
+            folder, predictors, items, source, first.split, metric.name, higher_is_better=metric.higher_is_better
+        ),
         data=told.data_card(source, next(iter(runs.values()))),
         notes=_notes(runs),
         command=command,

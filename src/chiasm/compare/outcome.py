@@ -14,10 +14,11 @@ from jaxtyping import Float
 
 import chiasm
 from chiasm import config as configs
-from chiasm.compare.budget import Solved, about
+from chiasm.compare.budget import Solved
 from chiasm.compare.config import CompareConfig, TaskName
 from chiasm.compare.jobs import Outcome
 from chiasm.compare.results import ArmResult, Costs, DataCard, Difference, Interval, Metric, Point, SeedResult, Trial
+from chiasm.compare.sizes import about
 from chiasm.data.source import Source
 from chiasm.errors import UserError
 from chiasm.evaluate.common import Items
@@ -28,7 +29,9 @@ from chiasm.types import Example
 METRICS = {
     "accuracy": Metric(name="accuracy", explained="share of examples answered right"),
     "exact_match": Metric(name="exact_match", explained="share of captions equal to one of the picture's own"),
-    "cider_d": Metric(name="cider_d", explained="CIDEr-D, from 0 to 10: n-grams shared with the picture's own captions"),
+    "cider_d": Metric(
+        name="cider_d", explained="CIDEr-D, from 0 to 10: n-grams shared with the picture's own captions"
+    ),
     "token_loss": Metric(
         name="token_loss", explained="nats per token of the picture's own caption", higher_is_better=False
     ),

@@ -34,10 +34,10 @@ def verdict(
     elif not behind:
         first = f"No difference on {split} is beyond noise: {best.name} is ahead, with {value}."
     else:
-        first = f"{best.name} is ahead on {split}, with {value}, but {_and([a.name for a in alike])} cannot be told from it."
-    told = [_alike(arm, best, others[arm.name]) for arm in alike] + [
-        _behind(arm, best, others[arm.name], split, metric) for arm in behind
-    ]
+        near = _and([arm.name for arm in alike])
+        first = f"{best.name} is ahead on {split}, with {value}, but {near} cannot be told from it."
+    told = [_alike(arm, best, others[arm.name]) for arm in alike]
+    told += [_behind(arm, best, others[arm.name], split, metric) for arm in behind]
     sentences = [first, f"{'Of the others, ' if len(told) > 1 else ''}{'; '.join(told[:FEW])}."]
     broken = [arm.name for arm in arms if split not in arm.scores]
     if broken:
