@@ -113,6 +113,19 @@ def test_graded_scores_are_chosen_by_their_spread():
     assert keys_of(wide, metric="cider_d") == ["1", "2", "0"]
 
 
+def test_clear_disagreement_goes_before_variety_but_not_before_an_arms_only_win():
+    items = table("cider_d", a=[3.0] * 7 + [0.0] * 5, b=[0.0] * 7 + [3.0] + [0.1] * 4)
+    assert set(map(int, keys_of(items, metric="cider_d", most=6))) <= set(range(8))
+    items = table("cider_d", a=[3.0] * 10 + [0.0], b=[0.0] * 10 + [0.1])
+    assert "10" in keys_of(items, metric="cider_d", most=2)
+
+
+def test_a_rare_answer_is_shown_beside_a_common_one():
+    items = table(a=[1] * 30, b=[0] * 30)
+    for odd in ("3", "20"):
+        assert odd in keys_of(items, {key: "odd" if key == odd else "usual" for key in unlabelled(items)}, most=2)
+
+
 @pytest.mark.parametrize(("higher_is_better", "winners"), [(True, [("b", "c"), ("c",)]), (False, [("a",), ("a", "b")])])
 def test_winners_are_nearer_to_the_best_than_to_the_worst(higher_is_better, winners):
     items = table("token_loss", a=[1.0, 1.0], b=[2.5, 1.9], c=[3.1, 3.0])
@@ -218,8 +231,7 @@ def test_pictures_are_enlarged_and_maps_of_one_item_have_one_scale(quadrants, tm
         for arm in ("both", "picture"):
             reads = arms[arm].reads_texts
             ids = arms[arm].tokenizer.encode(example.texts, context=3) if reads else torch.zeros(1, 0, dtype=torch.long)
-            one = torch.zeros(1, dtype=torch.long)
-            images = torch.zeros(1, 3, 16, 16)
+            one, images = torch.zeros(1, dtype=torch.long), torch.zeros(1, 3, 16, 16)
             batch = Batch(images=images, ids=ids, keep=ids >= 0, image_ids=one, text_ids=one, keys=("a",))
             ask = answer_log_probability(arms[arm], batch, item.answers[arm].said)
             maps[arm] = occlusion_map(example.image, ask)
