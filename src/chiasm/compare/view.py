@@ -78,16 +78,22 @@ class View:
                 self.shares[job.name] = share_done(self.folder / job.name / RUN)
         done_flops = sum(job.flops * self.shares[job.name] for job in self.jobs)
         for row, its in self.rows.items():
-            signs = "  ".join(self._sign(job.name, outcomes, running) for job in its)
+            signs = "  ".join(self._sign(job, outcomes, running) for job in its)
             row_flops = sum(job.flops * self.shares[job.name] for job in its)
             self.progress.update(self.tasks[row], completed=row_flops, more=signs)
-        text = f"{len(outcomes)} done, {len(running)} running, {len(self.jobs) - len(outcomes) - len(running)} left"
-        self.progress.update(self.whole, completed=done_flops, more=f"{text}, {self._time_left(done_flops, running)}")
+        failed = sum(outcome.failed is not None for outcome in outcomes.values())
+        counts = f"{len(outcomes)} done{f' ({failed} failed)' if failed else ''}, {len(running)} running, "
+        counts += f"{len(self.jobs) - len(outcomes) - len(running)} waiting"
+        time_left = self._time_left(done_flops, running)
+        self.progress.update(self.whole, completed=done_flops, more=f"{time_left}  {counts}")
 
-    def _sign(self, name: str, outcomes: Mapping[str, Outcome], running: Collection[str]) -> str:
-        if name in outcomes:
-            return "✓" if outcomes[name].failed is None else "✗"
-        return f"{self.shares[name]:.0%}" if name in running else "·"
+    def _sign(self, job: Job, outcomes: Mapping[str, Outcome], running: Collection[str]) -> str:
+        if job.name in outcomes:
+            return "✓" if outcomes[job.name].failed is None else "✗"
+        if job.name not in running:
+            return "·"
+        share = self.shares[job.name]
+        return "scoring" if job.score and share == 1 else f"{share:.0%}"
 
     def _time_left(self, done_flops: float, running: Collection[str]) -> str:
         if self.first_flops is None:

@@ -14,6 +14,7 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -89,10 +90,10 @@ def save_items(items: Items, path: Path) -> None:
 def load_items(path: Path) -> Items:
     """Read what `save_items` wrote; UserError where it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as whole, np.load(whole, allow_pickle=False) as file:
             values = {name.removeprefix("values/"): file[name] for name in file.files if name.startswith("values/")}
             keys, groups, kinds = (tuple(file[name].tolist()) for name in ("keys", "groups", "kinds"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(f"{path} cannot be read: {error}", "Delete the folder it is in, and run it again.") from error
     return Items(keys=keys, groups=groups, kinds=kinds, values=values)
 
