@@ -341,12 +341,8 @@ def test_what_cannot_be_compared_is_refused(quadrants, make_coca, tmp_path):
     source, arms, items = quadrants
     with pytest.raises(ValueError, match="predictors of both, words, picture, and scores of both, words"):
         gallery(tmp_path, arms, {arm: items[arm] for arm in ("both", "words")}, source, "test", "accuracy")
-    tokenizer = Tokenizer.train(QUADRANTS)
-    bundle = Bundle(
-        model=make_coca(vocabulary=tokenizer.vocab_size),
-        tokenizer=tokenizer,
-        preprocess=PreprocessConfig(size=(16, 16)),
-    )
+    tokenizer, rules = Tokenizer.train(QUADRANTS), PreprocessConfig(size=(16, 16))
+    bundle = Bundle(model=make_coca(vocabulary=tokenizer.vocab_size), tokenizer=tokenizer, preprocess=rules)
     both = {"both": arms["both"], "words": CocaPredictor(bundle)}
     with pytest.raises(ValueError, match="a Coca is no arm of a comparison"):
         gallery(tmp_path, both, {arm: items[arm] for arm in both}, source, "test", "accuracy")
