@@ -11,9 +11,6 @@ from jaxtyping import Float, Int
 
 LEVEL = 0.95
 CHI_POINTS = 128
-LEAST_ITEM_NOISE = 0.5
-"""An interval is at least this share of the one that takes the seeds as given: three seeds that agree by luck do not
-make it vanish. The whole of it would cover 99 % where seeds add no noise of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +181,12 @@ class _Tail:
         def variance(part: np.ndarray) -> float:
             return max(0.0, float(contrast @ part @ contrast))
 
-        self.seed, self.item, self.given = variance(noise.seed), variance(noise.item), variance(noise.given)
-        self.item_freedom, seed_freedom = noise.groups - 1, noise.by_seed.shape[1] - 1
+        self.seed, self.item = variance(noise.seed), variance(noise.item)
+        seeds = noise.by_seed.shape[1]
+        self.item_freedom, seed_freedom = noise.groups - 1, seeds - 1
+        # Two or three seeds can agree by luck, most of all in counts of right items, and make the interval vanish. So
+        # it is at least this part of the one that takes the seeds as given; all of it would always cover too much.
+        self.floor = min(1.0, 2 / seeds) * np.sqrt(variance(noise.given))
         self.seeds, self.weights = np.zeros(1), np.ones(1)
         if seed_freedom and self.seed:
             # Student's t is normal with a variance over chi-squared / freedom, whose logarithm is laid out in a grid:
@@ -199,19 +200,21 @@ class _Tail:
         """Of a larger error, by the fiducial distribution: Student's t of the seeds plus Student's t of the items."""
         from scipy.special import stdtr
 
-        variances, floor = self.seeds + self.item, LEAST_ITEM_NOISE * np.sqrt(self.given)
-        if variances[0] == 0:
-            return 0.0 if x > 0 else 1.0
-        share = np.maximum(self.item / variances, 1e-6)  # below, Student's t of so much freedom is normal
-        outside = float(self.weights @ stdtr(self.item_freedom / share**2, -x / np.sqrt(variances)))
-        least = float(stdtr(self.item_freedom, -x / floor)) if floor > 0 else 0.0
+        variances = self.seeds + self.item
+        outside = least = 0.0 if x > 0 else 0.5
+        if variances[0] > 0:
+            # Given the seeds' variance, the sum is nearly Student's t with Satterthwaite's degrees of freedom (1946).
+            share = np.maximum(self.item / variances, 1e-6)  # below, so much freedom is normal
+            outside = float(self.weights @ stdtr(self.item_freedom / share**2, -x / np.sqrt(variances)))
+        if self.floor > 0:
+            least = float(stdtr(self.item_freedom, -x / self.floor))
         return min(1.0, 2 * max(outside, least))
 
     def quantile(self, p: float) -> float:
         """The error that is exceeded with probability p."""
         from scipy.optimize import root_scalar
 
-        scale = np.sqrt(self.seed + self.item + self.given)
+        scale = np.sqrt(self.seed + self.item) + self.floor
         if scale == 0:
             return 0.0
         high = 4 * scale
@@ -238,12 +241,13 @@ def _probability_best(noise: _Noise, better: np.ndarray, draws: int, seed: int) 
     rng = np.random.default_rng(seed)
     arms, seeds = noise.by_seed.shape
     values, vectors = np.linalg.eigh(noise.item)
-    drawn = rng.standard_normal((draws, arms)) @ (vectors * np.sqrt(values.clip(0))).T
+    values[values < 1e-12 * values.max()] = 0  # rounding, and what the interaction takes below 0
+    drawn = rng.standard_normal((draws, arms)) @ (vectors * np.sqrt(values)).T
     if seeds > 1:
         chi = rng.chisquare(seeds - 1, size=(draws, 1))
         drawn += rng.standard_normal((draws, seeds)) @ noise.by_seed.T / np.sqrt(seeds * chi)
     drawn += better
-    first = drawn >= drawn.max(1, keepdims=True) - 1e-12 * np.abs(better).max()  # equal arms, but for rounding
+    first = drawn >= drawn.max(1, keepdims=True) - 1e-9 * np.abs(drawn).max(1, keepdims=True)  # equal but for rounding
     return tuple((first / first.sum(1, keepdims=True)).mean(0).tolist())
 
 

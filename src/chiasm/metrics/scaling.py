@@ -89,8 +89,8 @@ def verdict(fit: ScalingFit) -> str:
     now, doubled, saved = fit.floor + fit.reach, fit.doubled, fit.saved
     span = f"({doubled.low:.3g} to {doubled.high:.3g})"
     if saved.high < HARDLY * now:
-        start = "More data would hardly help: of twice as much a loss"
-        return f"{start} of {doubled.value:.3g} is to be expected {span}, and now it is {now:.3g}."
+        start = "More data would hardly help: twice as much would bring the loss to about"
+        return f"{start} {doubled.value:.3g} {span}, and it is {now:.3g} now."
     if saved.low > SURELY * now:
         return f"Twice the data would lower the loss from {now:.3g} to about {doubled.value:.3g} {span}."
     start = "It cannot be told from these points whether more data would help: with twice as much"
