@@ -1,9 +1,9 @@
 """What `chiasm cost` predicts, beside what training takes: seconds of a step, and memory at its peak.
 
-Every training is `chiasm.train` on the built-in shapes, in a process of its own; its seconds are the median over
-stretches of ten steps in metrics.csv, loader and log included, its memory the most that the process held up to the last
-step (the checkpoint that follows is not counted) beyond what it held before the first, the weights counted in. Predictions and trainings take turns, and medians are compared, so
-that whatever else the machine does meets both.
+Every training is `chiasm.train` on the built-in shapes, in a process of its own. Its seconds are the median over
+stretches of ten steps in metrics.csv, loader and log included; its memory is the most that the process held up to the
+last step (the checkpoint that follows does not count) beyond what it held before the first, the weights counted in.
+Predictions and trainings take turns, and medians are compared, so that whatever else the machine does meets both.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Case:
 
     @property
     def name(self) -> str:
+        """As it is asked for."""
         return " ".join(filter(None, (self.model, self.preset, self.fusion)))
 
     def settings(self, precision: Any, *, toy: bool) -> RunConfig:
@@ -120,7 +122,7 @@ def train(settings: RunConfig, folder: Path) -> None:
     run.loader.stream = watched.stream  # pyright: ignore[reportAttributeAccessIssue]
     fit(run)
     rows = [row for row in read_metrics(folder / "run" / "metrics.csv") if row["val_loss"] is None]
-    stretches = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in zip(rows, rows[1:], strict=False)]
+    stretches = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(rows)]
     told = {"seconds": statistics.median(stretches), "bytes": watched.peak - before, "text_tokens": max(texts)}
     (folder / "told.json").write_text(json.dumps(told))
 

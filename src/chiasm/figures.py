@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +215,47 @@ def interpolation_figure(
     _save(figure, path)
 
 
-def _subplots(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+def growth_figure(
+    sweeps: Sequence[tuple[str, str, Sequence[int], Mapping[str, Sequence[int]]]], path: Path, unit: str = "GFLOP"
+) -> None:
+    """How costs grow, on logarithmic axes, with their values in a table below.
+
+    Of each sweep: what grows, what is held, its sizes, and the FLOPs by name at each of them.
+    """
+    figure, axes = _subplots(2, len(sweeps), (5.4 * len(sweeps), 5.4), height_ratios=(3.0, 1.4))
+    for (label, held, sizes, flops), axis, below in zip(sweeps, axes[0], axes[1], strict=True):
+        for style, (name, values) in zip(("o-", "s-", "D--", "^-"), flops.items(), strict=False):
+            axis.plot(sizes, [value / 1e9 for value in values], style, markersize=4, label=name)  # some are one line
+        axis.set(xscale="log", yscale="log", xlabel=label, ylabel=f"{unit}, a training step on one row")
+        axis.set_title(held, fontsize=10)
+        axis.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+        axis.set_xticks([], minor=True)
+        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            which("{x:g}")
+        axis.grid(color="0.9")
+        axis.legend(frameon=False, fontsize=9)
+        cells = [[f"{v / 1e9:,.0f}" if v >= 1e11 else f"{v / 1e9:.2g}" for v in values] for values in flops.values()]
+        table = below.table(
+            cells,
+            rowLabels=list(flops),
+            colLabels=[str(size) for size in sizes],
+            loc="center",
+            cellLoc="center",
+            edges="horizontal",
+        )
+        table.auto_set_font_size(False)
+        table.set_fontsize(8)
+        below.axis("off")
+    _save(figure, path)
+
+
+def _subplots(
+    lines: int, columns: int, size: tuple[float, float], height_ratios: Sequence[float] | None = None
+) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # a Figure of its own needs no display and no global state
 
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(lines, columns, squeeze=False)
+    return figure, figure.subplots(lines, columns, squeeze=False, height_ratios=height_ratios)
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -78,3 +78,11 @@ def test_perceiver(results):
         (side, tokens) for side in ("perceiver", "transformer") for tokens in (64, 128)
     }
     assert all(row["ms"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_cost(results):
+    (row,) = results("cost.py")
+    assert (row["model"], row["precision"]) == ("captioner tiny", "fp32")
+    assert row["time ratio"] == pytest.approx(row["predicted ms"] / row["measured ms"])
+    assert 0.6 < row["memory ratio"] < 1.6

@@ -1,6 +1,7 @@
 """`chiasm cost`: its figures are those of the model that training would build."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from PIL import Image
@@ -12,6 +13,16 @@ from chiasm.train.config import DataConfig, RunConfig
 
 def figures(out):
     return {line[:20].strip(): line[20:] for line in out.splitlines()}
+
+
+@pytest.fixture
+def ask(ask):
+    """`ask` with a short calibration."""
+
+    def quickly(verb, *words):
+        return ask(verb, *words, "--seconds", "0.05")
+
+    return quickly
 
 
 def columns(text):
@@ -37,6 +48,14 @@ def test_figures_of_a_preset(ask):
     assert speeds == pytest.approx([4 / s for s in seconds], rel=0.02, abs=1)
     assert columns(told["training"])[2] == "200 steps: 400 pictures x 2 epochs"
     assert all(len(line) <= 120 for line in out.splitlines())
+
+
+def test_what_does_not_fit_here_is_not_measured(ask):
+    huge = ("model.vision.width=4096", "model.vision.depth=900", "model.vision.heads=32")
+    code, out, err = ask("cost", "vit", "tiny", "--batch-size", "1", "--set", *huge)
+    assert (code, err) == (0, "")
+    assert figures(out)["largest batch"].startswith("none")
+    assert "not measured: Weights, gradients, moments and average take" in figures(out)["a step here"]
 
 
 def test_minutes_are_those_of_all_steps(ask):
@@ -100,9 +119,7 @@ def test_how_each_fusion_grows_is_told_and_drawn(ask, tmp_path):
     assert lines[start].split()[-4:] == ["late", "early", "cross", "perceiver"]
     table = [[float(value.replace(",", "")) for value in line.split()] for line in lines[start + 1 : start + 6]]
     assert [row[0] for row in table] == [16, 32, 64, 128, 256]
-    assert all(
-        later > before for a, b in zip(table, table[1:], strict=False) for before, later in zip(a, b, strict=True)
-    )
+    assert all(later > before for a, b in pairwise(table) for before, later in zip(a, b, strict=True))
     assert str(drawn) in lines[-1]
     with Image.open(drawn) as picture:
         assert picture.width > 800

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from chiasm.cli.settings import ModelName, apply_settings, fused, read_settings, start_settings
 from chiasm.config import merge
@@ -26,6 +26,9 @@ from chiasm.train.config import RunConfig
 if TYPE_CHECKING:
     from chiasm.cost.growth import Growth
 
+ORDER: tuple[CaptionerFusion, ...] = ("late", "early", "cross", "perceiver")
+"""Of the fusions, as they are told."""
+
 
 def cost(
     model: ModelName = "captioner",
@@ -41,6 +44,7 @@ def cost(
     text_tokens: int = 12,
     classes: int = 10,
     memory_gib: float | None = None,
+    seconds: float = 2.0,
     grow: bool = False,
     picture: Path | None = None,
     config: Path | None = None,
@@ -49,7 +53,7 @@ def cost(
     """Parameters, FLOPs, memory and minutes of training a model on this machine.
 
     FLOPs are counted, attention included. Memory is that of a step at its peak, followed without computing it. Time is
-    that of whole training steps measured here for about two seconds, and of a smaller batch where one would take longer.
+    that of whole training steps, measured here for two seconds; of smaller batches where one would take longer.
 
     Args:
         model: what would be trained
@@ -65,6 +69,7 @@ def cost(
         text_tokens: tokens of a caption or a question, BOS and EOT included
         classes: what a classifier tells apart
         memory_gib: memory for the largest batch; what is free now unless given
+        seconds: to measure steps for, in each precision
         grow: also how the FLOPs of each fusion grow with the pictures' size and the texts' length
         picture: draw that into this file
         config: a YAML or JSON file of settings, nested as a run's config.json
@@ -83,7 +88,7 @@ def cost(
             f"The cost of a {model} is the same whatever its task", "Only a perceiver has --task, --inputs."
         )
     counts = {"batch-size": batch_size, "pictures": pictures, "epochs": epochs, "vocabulary": vocabulary,
-              "classes": classes, "memory-gib": memory_gib}  # fmt: skip
+              "classes": classes, "memory-gib": memory_gib, "seconds": seconds}  # fmt: skip
     for name, value in counts.items():
         if value is not None and value <= 0:
             raise UserError(f"--{name} is {value:g}", "It must be above 0.")
@@ -98,11 +103,11 @@ def cost(
         raise UserError(f"A {model} has no fusions to compare", "Ask for a captioner or a fusion.")
     memory = free_bytes() if memory_gib is None else round(memory_gib * 2**30)
     shown = _counted(settings, rows, text_tokens)
-    shown += _by_precision(settings, rows, text_tokens, memory, "free now" if memory_gib is None else "given",
-                           pictures, epochs)  # fmt: skip
+    shown += _memory(settings, rows, text_tokens, memory, "free now" if memory_gib is None else "given")
+    shown += _time(settings, rows, text_tokens, pictures, epochs, seconds)
     print("\n".join(line.rstrip() for line in shown))
     if grow or picture is not None:
-        _show_growth({name: complete(name).model for name in get_args(CaptionerFusion)}, text_tokens, grow, picture)
+        _show_growth({name: complete(name).model for name in ORDER}, text_tokens, grow, picture)
     return 0
 
 
@@ -132,35 +137,41 @@ def _counted(settings: RunConfig, rows: int, text_tokens: int) -> list[str]:
     ]
 
 
-def _by_precision(
-    settings: RunConfig, rows: int, text_tokens: int, memory: int, whose: str, pictures: int, epochs: float
-) -> list[str]:
-    """Memory and time, a column for each precision."""
-    model, accumulate = settings.model, settings.train.accumulate
-    sizes = {"text_tokens": text_tokens, "accumulate": accumulate}
-    with waiting("Following a step's memory"):
-        peaks = [step_bytes(model, batch_size=rows, precision=p, **sizes) for p in PRECISIONS]
-        most = [largest_batch(model, memory_bytes=memory, precision=p, **sizes) for p in PRECISIONS]
-    each = pictures_per_sequence(model, text_tokens)
-    steps = max(1, round(epochs * max(1, pictures // (rows * each))))
-    lines = [
+def _memory(settings: RunConfig, rows: int, text_tokens: int, memory: int, whose: str) -> list[str]:
+    """Of a step, and of the largest batch, a column for each precision."""
+    sizes = {"text_tokens": text_tokens, "accumulate": settings.train.accumulate}
+    with waiting("Following the memory of a step"):
+        peaks = [step_bytes(settings.model, batch_size=rows, precision=p, **sizes) for p in PRECISIONS]
+        most = [largest_batch(settings.model, memory_bytes=memory, precision=p, **sizes) for p in PRECISIONS]
+    return [
         "",
         _line("", *PRECISIONS),
         _line("memory at the peak", *(_bytes(peak.peak) for peak in peaks),
               f"of it {_bytes(peaks[0].state)} weights, moments, average"),
         _line("largest batch", *(f"{n:,}" if n else "none" for n in most), f"in {_bytes(memory)} {whose}"),
     ]  # fmt: skip
-    if peaks[0].state > free_bytes():
-        return [*lines, _line("a step here", "-", "-", "not measured: it does not fit into the memory that is free")]
-    with waiting("Measuring training steps"):
-        seconds = predicted_step_seconds(model, rows, text_tokens, accumulate=accumulate).values()
-    speed = "texts/s" if model.size == (0, 0) else "pictures/s"
+
+
+def _time(
+    settings: RunConfig, rows: int, text_tokens: int, pictures: int, epochs: float, budget_seconds: float
+) -> list[str]:
+    """Of a step here, and of the whole training, a column for each precision."""
+    model, accumulate = settings.model, settings.train.accumulate
+    try:
+        with waiting("Measuring training steps"):
+            seconds = predicted_step_seconds(
+                model, rows, text_tokens, budget_seconds=budget_seconds, accumulate=accumulate
+            ).values()
+    except UserError as error:  # all the rest is worth knowing
+        return [_line("a step here", "-", "-", f"not measured: {error.message}")]
+    shown = rows * pictures_per_sequence(model, text_tokens)
+    steps = max(1, round(epochs * max(1, pictures // shown)))
+    what = "texts" if model.size == (0, 0) else "pictures"
     return [
-        *lines,
         _line("a step here", *(f"{s:.3g} s" for s in seconds), "with clipping, AdamW and average"),
-        _line(speed, *(f"{rows * each / s:,.0f}" for s in seconds)),
+        _line(f"{what}/s", *(f"{shown / s:,.0f}" for s in seconds)),
         _line("training", *(_duration(s * steps) for s in seconds),
-              f"{steps:,} steps: {pictures:,} {speed.split('/')[0]} x {epochs:g} epochs"),
+              f"{steps:,} steps: {pictures:,} {what} x {epochs:g} epochs"),
     ]  # fmt: skip
 
 
@@ -201,7 +212,7 @@ def _cells(name: str, values: Iterable[str]) -> str:
     return f"{name:<40}" + "".join(f"{value:>12}" for value in values)
 
 
-def _gflop(flops: float) -> str:
+def _gflop(flops: int | float) -> str:
     return f"{flops / 1e9:,.0f}" if flops >= 1e11 else f"{flops / 1e9:.3g}"
 
 
@@ -210,14 +221,14 @@ def _line(name: str, *values: str) -> str:
     return f"{name:<20}" + "".join(f"{value:<14}" for value in values)
 
 
-def _flops(flops: float) -> str:
+def _flops(flops: int | float) -> str:
     for unit, size in (("T", 1e12), ("G", 1e9)):
         if flops >= size:
             return f"{flops / size:.3g} {unit}FLOP"
     return f"{flops / 1e6:.3g} MFLOP"
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: int | float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 

@@ -50,7 +50,7 @@ def example_batch(
 
 
 def training_objective(config: ModelConfig) -> Objective:
-    """What `chiasm.train` minimises: captions with their labels smoothed, which takes room beside large vocabularies."""
+    """What `chiasm.train` minimises: words with smoothed labels, which takes room where vocabularies are large."""
     objective, smoothing = objective_of(config), {"label_smoothing": 0.1}
     if isinstance(objective, (Captioning, ContrastiveCaptioning)):
         return replace(objective, **smoothing)

@@ -1,4 +1,4 @@
-"""How much memory a training step takes, and the largest batch that fits: the step is followed without being computed."""
+"""How much memory a training step takes, and the largest batch that fits: it is followed without being computed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from chiasm.models import Model, ModelConfig, build_model
 ALLOCATOR = 1.25
 """What the C library holds of a step's tensors, by what they are: freed room of one size is of little use to another.
 Measured by `benchmarks/cost.py`."""
-CODE_BYTES = 24 * 2**20
-"""Of torch's kernels, and what they keep for themselves, once a step has run."""
+CODE_BYTES = 48 * 2**20
+"""Of the code and the kernels that a training brings into memory, and what they keep for themselves."""
 FIRST_ROWS, MOST_ROWS = 16, 2**20
-FULL = 0.98
-"""Memory that is so full needs no closer look."""
+NEAR = 1.02
+"""A batch that would be larger by less than this is not worth another look."""
 SPARE = 0.9
 """Of the free memory, what a batch may be planned to take."""
 aten = torch.ops.aten
@@ -73,7 +73,7 @@ def step_bytes(
 def largest_batch(
     config: ModelConfig, *, text_tokens: int, memory_bytes: int, precision: str = "fp32", accumulate: int = 1
 ) -> int:
-    """The most rows whose step peaks within nine tenths of the given memory, to 2 %; 0 where not even one fits.
+    """The most rows whose step peaks within nine tenths of the given memory, to about 2 %; 0 where not even one fits.
 
     With `accumulate` it is the whole batch that is run in parts.
     """
@@ -89,11 +89,11 @@ def largest_batch(
         told[rows] = peak(rows)
         if told[rows] > room:
             too_many = rows
-        elif told[rows] > FULL * room:
-            return rows
         else:
             fits = rows
         rows = _next_guess(told, room, fits, too_many)
+        if rows < NEAR * fits:
+            break
     return fits
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +35,7 @@ class Trainee:
     def __init__(self, config: ModelConfig):
         self.model = build_model(config).train()
         self.objective = training_objective(config)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.trained: list[Any] = [p for p in self.model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.trained]
         groups = weight_decay_groups(self.model, WEIGHT_DECAY)
         self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), fused=True)
