@@ -100,8 +100,8 @@ def test_arms_without_a_result_and_the_highest_floor_are_told():
 
 def test_what_was_not_equal_is_named_beyond_a_tenth(config_of):
     arms = [arm("a", 0.9, seconds=100.0, parameters=1000), arm("b", 0.9, seconds=150.0, parameters=1050)]
-    assert not_equal(config_of("flops"), arms) == "Not equal: seconds of a training (100 to 150)."
-    assert not_equal(config_of("time"), arms) == "No other cost differs by more than a tenth."
+    assert not_equal(config_of("flops"), arms) == "Seconds of a training (100 to 150)."
+    assert not_equal(config_of("time"), arms) == "No other cost by more than a tenth."
     costs = replace(arms[1].costs, flops=3e12)
     assert "FLOPs of a training (1.0 GFLOP to 3.0 TFLOP)" in not_equal(
         config_of("params"), [arms[0], replace(arms[1], costs=costs)]

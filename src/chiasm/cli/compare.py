@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from chiasm.cli.arms import arms_from
-from chiasm.compare.config import CompareConfig, Equal, TaskName
+from chiasm.compare.config import CompareConfig, Equal, Machinery, TaskName
 from chiasm.config import from_dict, to_dict
 from chiasm.errors import UserError
 
@@ -18,13 +18,14 @@ def compare(
     data: str,
     *,
     task: TaskName,
-    out: Path,
+    out: Path | None = None,
     arms: tuple[str, ...] = (),
     arm: tuple[str, ...] = (),
     seeds: int = 3,
     first_seed: int = 0,
     equal: Equal = "flops",
     budget: str | None = None,
+    within: float = 45.0,
     metric: str | None = None,
     tune: int = 4,
     skip: tuple[Literal["floors", "scaling"], ...] = (),
@@ -54,14 +55,16 @@ def compare(
         data: as for `chiasm train`
         task: caption (captioners), answer, match or classify (classifiers of pictures with texts, or of pictures
             alone), or retrieve (dual encoders)
-        out: the comparison's folder
+        out: the comparison's folder (runs/compare-DATA-TASK)
         arms: fusions: late, early, cross, perceiver (all four where neither these nor --arm are given)
         arm: any other arm, as NAME=settings.yaml or NAME=path=value (cls=model.vision.pool=cls)
         seeds: trainings of each arm
         first_seed: of these, the others follow it
         equal: what the arms' sizes or lengths make equal: flops of a training, params (parameters), time of a training,
             or samples seen
-        budget: how much of it: 2TFLOP, 3M, 10min or 50k (what the first arm costs as it is)
+        budget: how much of it: 2TFLOP, 3M, 10min or 50k (the first arm's sizes, as long as --within allows)
+        within: minutes that all trainings together may take, about, where neither --budget nor other settings say how
+            long one is
         metric: what is compared: of captions exact_match, cider_d or token_loss (the usual one of the task)
         tune: learning rates tried for each arm; 0 takes the preset's
         skip: leave out floors (trainings on one modality alone) or scaling (trainings on less data)
@@ -80,7 +83,6 @@ def compare(
         engine: where trainings run: local, or ray (a Ray cluster that shares this folder)
         cost: only tell what each arm, and the whole, would cost
     """
-    from chiasm.compare.experiment import Machinery
     from chiasm.compare.experiment import compare as carry_out
     from chiasm.compare.preview import preview
     from chiasm.report.comparison import write_comparison
@@ -109,6 +111,7 @@ def compare(
             "seeds": list(range(first_seed, first_seed + seeds)),
             "equal": equal,
             "budget": budget,
+            "within_minutes": within,
             "metric": metric,
             "tune": tune,
             "scaling": "scaling" not in skip,
@@ -123,8 +126,9 @@ def compare(
         print(preview(settings, machinery))
         return 0
     command = shlex.join(["chiasm", "compare", *sys.argv[2:]])
-    comparison = carry_out(settings, out, command=command, machinery=machinery)
-    page = write_comparison(out)
+    folder = out or Path("runs") / f"compare-{Path(data).stem}-{task}"
+    comparison = carry_out(settings, folder, command=command, machinery=machinery)
+    page = write_comparison(folder)
     print("\n".join(comparison.verdict))
-    print(f"\npage       {page}\nresults    {out / 'results.json'}\ntrainings  {out / 'arms'}/")
+    print(f"\npage       {page}\nresults    {folder / 'results.json'}\ntrainings  {folder / 'arms'}/")
     return 0

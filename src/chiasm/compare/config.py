@@ -33,7 +33,9 @@ class CompareConfig:
     """Of the trainings, the same for all arms, so that arms can be compared seed by seed."""
     equal: Equal = "flops"
     budget: str | None = None
-    """3M parameters, 2TFLOP of a whole training, 10min of it, or 50k samples; None: what the first arm would cost."""
+    """3M parameters, 2TFLOP of a whole training, 10min of it, or 50k samples; None: the first arm's sizes."""
+    within_minutes: float = 45.0
+    """How long all trainings together may take here, about, where neither budget nor settings say how long one is."""
     metric: str | None = None
     """Of the scores of single items; None: the usual one of the task."""
     tune: int = 4
@@ -53,8 +55,24 @@ class CompareConfig:
             raise ValueError("arms differ in their data, so that nothing could be compared")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {self.seeds}; name one at least, and none twice")
-        if self.tune < 0:
-            raise ValueError(f"tune is {self.tune}, it must not be negative")
+        if self.tune < 0 or self.within_minutes <= 0:
+            raise ValueError(f"tune is {self.tune} and within_minutes {self.within_minutes}; neither can be that small")
+
+    @property
+    def open_ended(self) -> bool:
+        """Nothing says how long a training is."""
+        train = self.arms[0].settings.train
+        said = (train.steps, train.epochs, train.minutes)
+        return all(length is None for length in said) and (self.budget is None or self.equal == "params")
 
 
-__all__ = ["Arm", "CompareConfig", "Equal", "TaskName"]
+@dataclass(frozen=True, kw_only=True)
+class Machinery:
+    """Where trainings run: here or on a cluster, how many at once, with how many threads each."""
+
+    engine: Literal["local", "ray"] = "local"
+    workers: int = 2
+    threads: int = 1
+
+
+__all__ = ["Arm", "CompareConfig", "Equal", "Machinery", "TaskName"]

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from chiasm import config as configs
 from chiasm.compare import outcome as told
 from chiasm.compare import results
 from chiasm.compare.budget import Solved
-from chiasm.compare.config import CompareConfig
+from chiasm.compare.config import CompareConfig, Machinery
 from chiasm.compare.controls import control_jobs, floors_of, scaling_jobs, scaling_of
 from chiasm.compare.gallery import gallery
 from chiasm.compare.jobs import Job, Outcome, claim, items_of, run_jobs
@@ -29,15 +28,6 @@ from chiasm.predict import load as load_predictor
 from chiasm.train.findings import read_findings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machinery:
-    """Where jobs run: here or on a cluster, how many at once, with how many threads each."""
-
-    engine: Literal["local", "ray"] = "local"
-    workers: int = 2
-    threads: int = 1
-
-
 def compare(config: CompareConfig, folder: Path, *, command: str, machinery: Machinery) -> results.Comparison:
     """Carry out a comparison, or go on with the one in the folder, and write `results.json` there.
 
@@ -46,9 +36,9 @@ def compare(config: CompareConfig, folder: Path, *, command: str, machinery: Mac
     source = open_data(config)
     metric = told.metric_of(config.task, config.arms[0].settings.data.path, config.metric)
     with claim(folder):
-        plan = planned(config, source, folder)
+        plan = planned(config, source, folder, machinery)
         trained = _train(config, folder, source, plan, metric, machinery)
-        comparison = _described(config, folder, source, plan, metric, trained, command)
+        comparison = _described(config, folder, source, plan, metric, trained, command, machinery)
         results.save(comparison, folder)
     return comparison
 
@@ -119,6 +109,7 @@ def _described(
     metric: results.Metric,
     trained: _Trained,
     command: str,
+    machinery: Machinery,
 ) -> results.Comparison:
     """The results, with everything that people want to see beside the scores."""
     splits = list(trained.tables)
@@ -156,7 +147,7 @@ def _described(
         command=command,
         settings=configs.to_dict(config),
         versions=told.versions(),
-        machine=told.machine(),
+        machine=told.machine(machinery),
         minutes=sum(outcome.seconds for outcome in trained.outcomes.values()) / 60,
     )
 
@@ -170,4 +161,4 @@ def _notes(runs: dict[str, Path]) -> tuple[str, ...]:
     return tuple(f"{'all arms' if len(arms) == len(runs) else ', '.join(arms)}: {text}" for text, arms in notes.items())
 
 
-__all__ = ["Machinery", "compare", "open_data"]
+__all__ = ["compare", "open_data"]

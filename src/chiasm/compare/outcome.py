@@ -15,7 +15,7 @@ from jaxtyping import Float
 import chiasm
 from chiasm import config as configs
 from chiasm.compare.budget import Solved
-from chiasm.compare.config import CompareConfig, TaskName
+from chiasm.compare.config import CompareConfig, Machinery, TaskName
 from chiasm.compare.jobs import Outcome
 from chiasm.compare.results import ArmResult, Costs, DataCard, Difference, Interval, Metric, Point, SeedResult, Trial
 from chiasm.compare.sizes import about
@@ -250,10 +250,18 @@ def versions() -> dict[str, str]:
     }
 
 
-def machine() -> str:
+def machine(machinery: Machinery) -> str:
     """What the trainings ran on, in a line."""
-    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return f"{kind}, {torch.get_num_threads()} threads, {platform.system()}"
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else (names or [platform.processor()])[0]
+    at_once = f"{machinery.workers} trainings at a time" if machinery.workers > 1 else "one training at a time"
+    threads = f"{machinery.threads} threads" if machinery.threads > 1 else "one thread"
+    return f"{kind or platform.machine()}, {platform.system()}; {at_once}, {threads} each"
 
 
 def _interval(found: Estimate) -> Interval:

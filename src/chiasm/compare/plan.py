@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from chiasm import config as configs
 from chiasm.compare.budget import Solved, World, solve
-from chiasm.compare.config import CompareConfig
-from chiasm.cost import example_batch, measure_step_seconds
+from chiasm.compare.config import CompareConfig, Machinery
+from chiasm.compare.controls import SHARES, alone
+from chiasm.compare.tuning import tuned_share
+from chiasm.config import merge
+from chiasm.cost import PRECISIONS, predicted_step_seconds
 from chiasm.data.source import Source, class_names
 from chiasm.errors import UserError
-from chiasm.models import build_model
-from chiasm.objectives import objective_of
+from chiasm.progress import track
 from chiasm.text import Tokenizer
 from chiasm.train.config import RunConfig
 
+REST = 1.3
+"""A step with what comes between steps, validation and scoring, in steps alone."""
 BATCHES = 50
 """So many drawn batches say how long their longest texts are."""
 
@@ -36,12 +41,12 @@ class Plan:
     arms: tuple[Solved, ...]
 
 
-def planned(config: CompareConfig, source: Source, folder: Path) -> Plan:
+def planned(config: CompareConfig, source: Source, folder: Path, machinery: Machinery) -> Plan:
     """The plan in the folder, or a new one; UserError where the folder holds another comparison, or of other data."""
-    path, known = folder / "plan.json", configs.fingerprint(config)
+    path = folder / "plan.json"
     if path.exists():
         plan = configs.load(Plan, path)
-        if plan.comparison != known:
+        if plan.comparison != configs.fingerprint(config):
             raise UserError(f"{folder} holds another comparison", "Name another folder with --out.")
         if plan.data != source.fingerprint:
             raise UserError(
@@ -51,17 +56,65 @@ def planned(config: CompareConfig, source: Source, folder: Path) -> Plan:
         return plan
     if (folder / "config.json").exists():
         raise UserError(f"{folder} holds a training run", "Name another folder with --out.")
-    world = world_of(source, config.arms[0].settings)
-    precision = _precision(config.arms[0].settings, world)
-    fixed = tuple(replace(arm, settings=_fixed(arm.settings, precision)) for arm in config.arms)
-    arms = solve(replace(config, arms=fixed), world)
-    plan = Plan(comparison=known, data=source.fingerprint, world=world, precision=precision, arms=arms)
+    plan = drafted(config, source, machinery)
     folder.mkdir(parents=True, exist_ok=True)
     configs.save(config, folder / "compare.json")
     scratch = path.with_suffix(".writing")
     configs.save(plan, scratch)
     scratch.replace(path)
     return plan
+
+
+def drafted(config: CompareConfig, source: Source, machinery: Machinery) -> Plan:
+    """A new plan: steps are measured here, to choose the precision and, where nothing else says, how many there are."""
+    world = world_of(source, config.arms[0].settings)
+    precision = _precision(config.arms[0].settings, world, machinery.threads)
+    train = {"precision": precision} | ({"steps": 1} if config.open_ended else {})
+    arms = tuple(replace(arm, settings=merge(arm.settings, {"train": train})) for arm in config.arms)
+    solved = solve(replace(config, arms=arms), world)
+    if config.open_ended:
+        solved = _lengthened(solved, config, world, machinery)
+    return Plan(
+        comparison=configs.fingerprint(config),
+        data=source.fingerprint,
+        world=world,
+        precision=precision,
+        arms=solved,
+    )
+
+
+def _lengthened(
+    arms: tuple[Solved, ...], config: CompareConfig, world: World, machinery: Machinery
+) -> tuple[Solved, ...]:
+    """The arms trained for as long as makes all trainings take about the time that they may take."""
+    each = config.within_minutes * machinery.workers / whole_trainings(config, arms[0])
+    if config.equal == "time":
+        return tuple(_with_length(arm, minutes=each) for arm in arms)
+    slowest = max(step_seconds(arm.arm.settings, world, machinery.threads) for arm in track(arms, "timing", len(arms)))
+    return tuple(_with_length(arm, steps=max(1, int(each * 60 / (REST * slowest)))) for arm in arms)
+
+
+def _with_length(arm: Solved, *, steps: int | None = None, minutes: float | None = None) -> Solved:
+    settings = merge(arm.arm.settings, {"train": {"steps": steps, "minutes": minutes}})
+    counted = steps or arm.samples // settings.train.batch_size
+    return replace(
+        arm,
+        arm=replace(arm.arm, settings=settings),
+        steps=steps,
+        flops=arm.step_flops * counted,
+        samples=settings.train.batch_size * counted,
+    )
+
+
+def whole_trainings(config: CompareConfig, arm: Solved) -> float:
+    """How many trainings of full length all jobs of a comparison are worth."""
+    controls = config.floors * len(alone(arm)) + config.scaling * len(SHARES)
+    return len(config.arms) * (len(config.seeds) + tuned_share(config.tune)) + controls
+
+
+def step_seconds(settings: RunConfig, world: World, threads: int) -> float:
+    """Of a training step here, with as many threads as a training would have, in the settings' precision."""
+    return _measured(settings, world, threads, (settings.train.precision,))[settings.train.precision]
 
 
 def world_of(source: Source, settings: RunConfig) -> World:
@@ -88,19 +141,22 @@ def world_of(source: Source, settings: RunConfig) -> World:
     )
 
 
-def _precision(settings: RunConfig, world: World) -> str:
+def _precision(settings: RunConfig, world: World, threads: int) -> str:
     """The faster one of a step of the first arm here; one for all arms, and for a comparison that goes on."""
     if settings.train.precision != "auto":
         return settings.train.precision
-    model = settings.completed(world.vocabulary, world.unk, world.classes).model
-    batch = example_batch(model, min(64, settings.train.batch_size), max(2, world.text_tokens))
-    real, objective = build_model(model), objective_of(model)
-    seconds = {p: measure_step_seconds(real, objective, batch, p, 1) for p in ("fp32", "bf16")}
+    seconds = _measured(settings, world, threads, PRECISIONS)
     return min(seconds, key=seconds.__getitem__)
 
 
-def _fixed(settings: RunConfig, precision: Any) -> RunConfig:
-    return replace(settings, train=replace(settings.train, precision=precision))
+def _measured(settings: RunConfig, world: World, threads: int, precisions: Sequence[str]) -> dict[str, float]:
+    model, before = settings.completed(world.vocabulary, world.unk, world.classes).model, torch.get_num_threads()
+    tokens = 0 if model.rules is None else max(2, world.text_tokens)
+    torch.set_num_threads(threads)
+    try:
+        return predicted_step_seconds(model, settings.train.batch_size, tokens, precisions=precisions)
+    finally:
+        torch.set_num_threads(before)
 
 
-__all__ = ["Plan", "planned", "world_of"]
+__all__ = ["Plan", "drafted", "planned", "step_seconds", "whole_trainings", "world_of"]

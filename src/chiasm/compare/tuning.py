@@ -52,6 +52,15 @@ def learning_rates(own: float, trials: int) -> list[float]:
     return [own * 2.0 ** (place - trials // 2) for place in range(trials)] or [own]
 
 
+def tuned_share(trials: int) -> float:
+    """How many whole trainings the trials of one arm are worth."""
+    left, share, whole = trials, FIRST_SHARE, 0.0
+    while left > 1:
+        whole += left * share
+        left, share = left // 2, 2 * share
+    return whole
+
+
 def with_rate(arm: Solved, rate: float, seed: int) -> Solved:
     """The arm with this learning rate and seed."""
     settings = arm.arm.settings
@@ -76,4 +85,4 @@ def _loss(outcome: Outcome) -> float | None:
     return None if outcome.failed is not None else outcome.val_loss
 
 
-__all__ = ["FIRST_SHARE", "learning_rates", "tune", "with_rate"]
+__all__ = ["FIRST_SHARE", "learning_rates", "tune", "tuned_share", "with_rate"]

@@ -66,10 +66,8 @@ def held_equal(config: CompareConfig, arms: Sequence[Solved]) -> str:
         "samples": f"the samples seen ({_span(arms, lambda a: a.samples, _count)})",
     }[config.equal]
     tuned = f", {config.tune} learning rates tried for each" if config.tune > 1 else ""
-    return (
-        f"Equal for all arms: {equal}; the data and, seed by seed, their order and augmentation; batch size, schedule "
-        f"and precision{tuned}."
-    )
+    data = "the data and, seed by seed, their order and augmentation"
+    return f"{equal[0].upper()}{equal[1:]}; {data}; batch size, schedule and precision{tuned}."
 
 
 def not_equal(config: CompareConfig, arms: Sequence[ArmResult]) -> str:
@@ -88,7 +86,8 @@ def not_equal(config: CompareConfig, arms: Sequence[ArmResult]) -> str:
         values = [of(arm.costs) for arm in done]
         if name not in held and values and max(values) > ALIKE * min(values):
             told.append(f"{name} ({shown(min(values))} to {shown(max(values))})")
-    return f"Not equal: {_and(told)}." if told else "No other cost differs by more than a tenth."
+    text = _and(told) if told else "no other cost by more than a tenth"
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _alike(arm: ArmResult, best: ArmResult, difference: Difference) -> str:
