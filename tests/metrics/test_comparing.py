@@ -118,7 +118,7 @@ def test_with_one_seed_it_is_the_paired_t_test_over_groups_and_says_so():
 
 def test_noise_of_items_and_of_seeds_add_up_as_in_a_two_way_layout():
     rng, seeds, items = np.random.default_rng(13), 4, 30
-    y = normal(rng, 1, seeds, groups=items, seed=1.0, item=2.0, interaction=1.0)[0]
+    y = normal(rng, 1, seeds, groups=items, seed=0.1, item=1.0, interaction=2.0)[0]
     rest = y - y.mean(1, keepdims=True) - y.mean(0) + y.mean()
     between_seeds = sum(items * (y[s].mean() - y.mean()) ** 2 for s in range(seeds)) / (seeds - 1)
     between_items = sum(seeds * (y[:, i].mean() - y.mean()) ** 2 for i in range(items)) / (items - 1)
