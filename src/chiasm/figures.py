@@ -222,6 +222,8 @@ def growth_figure(
 
     Of each sweep: what grows, what is held, its sizes, and the FLOPs by name at each of them.
     """
+    from matplotlib.ticker import LogLocator
+
     figure, axes = _subplots(2, len(sweeps), (5.4 * len(sweeps), 5.4), height_ratios=(3.0, 1.4))
     for (label, held, sizes, flops), axis, below in zip(sweeps, axes[0], axes[1], strict=True):
         for style, (name, values) in zip(("o-", "s-", "D--", "^-"), flops.items(), strict=False):
@@ -230,8 +232,9 @@ def growth_figure(
         axis.set_title(held, fontsize=10)
         axis.set_xticks(sizes, [str(size) for size in sizes], minor=False)
         axis.set_xticks([], minor=True)
-        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            which("{x:g}")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
         axis.grid(color="0.9")
         axis.legend(frameon=False, fontsize=9)
         cells = [[f"{v / 1e9:,.0f}" if v >= 1e11 else f"{v / 1e9:.2g}" for v in values] for values in flops.values()]
