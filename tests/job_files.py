@@ -113,7 +113,7 @@ def undisturbed(new_folder):
 def start(folder, engine, *names):
     """The program in a process of its own."""
     data = json.dumps(configs.to_dict(jobs(*names)))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", PROGRAM, str(folder), engine, data]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
