@@ -37,6 +37,8 @@ def from_dict(kind: Any, data: Any, path: str = "") -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _from_object(kind, data, path)
     if origin is Literal:
+        if data is None and "none" in args and None not in args:  # as `parse_value` reads it
+            return "none"
         if data not in args:
             raise UserError(f"{path or 'value'} is {data!r}", f"It must be one of: {', '.join(map(str, args))}.")
         return data
