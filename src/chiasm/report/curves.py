@@ -81,12 +81,12 @@ def rate_pictures(rows: Rows) -> list[Drawn]:
     return drawn
 
 
-def reliability_picture(answers: Sequence[Graded]) -> svg.Picture:
-    """How often answers of a confidence are right, in ten bins, with 95 % intervals."""
-    sure = np.array([answer.sure for answer in answers], dtype=float)
+def reliability_picture(answers: Sequence[Graded], sure: str) -> svg.Picture:
+    """How often answers of a confidence, or whatever `sure` calls it, are right, in ten bins, with 95 % intervals."""
+    given = np.array([answer.sure for answer in answers], dtype=float)
     right = np.array([answer.right for answer in answers], dtype=float)
-    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
-    filled = [(sure[own], right[own]) for place in range(BINS) if (own := bins == place).any()]
+    bins = np.minimum((given * BINS).astype(int), BINS - 1)
+    filled = [(given[own], right[own]) for place in range(BINS) if (own := bins == place).any()]
     points = [(s.mean(), r.mean(), *wilson(float(r.mean()), len(r)), len(r)) for s, r in filled]
 
     def draw(figure: Any) -> None:
@@ -95,10 +95,10 @@ def reliability_picture(answers: Sequence[Graded]) -> svg.Picture:
         for x, y, low, high, count in points:
             axes.plot([x, x], [low, high], color=svg.ARMS[0], linewidth=1.5)
             axes.plot([x], [y], "o", color=svg.ARMS[0], markersize=4 + 8 * (count / len(answers)) ** 0.5)
-        axes.set(xlabel="confidence", ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set(xlabel=sure, ylabel="share right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
     told = "; ".join(f"at {x:.2f}, {y:.2f} are right" for x, y, *_ in points)
-    return svg.picture(draw, f"Share right against confidence: {told}", (420, 320), NARROW)
+    return svg.picture(draw, f"Share right against {sure}: {told}", (420, 320), NARROW)
 
 
 def cosines_picture(calibration: Calibration) -> Drawn:

@@ -63,6 +63,9 @@ class Grades:
     answers: tuple[Graded, ...]
     sharp: bool = True
     """Answers are right (1) or wrong; false where there are only better and worse ones."""
+    heading: str = "What it says"
+    best: str = "Best"
+    worst: str = "Worst"
     sure: str = ""
     """What `Graded.sure` is: a confidence, a probability, a cosine; empty where there is none."""
 
@@ -79,7 +82,7 @@ class Grades:
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """The answers that have something in common, and their mean grade with its 95 % interval (Wilson 1927)."""
+    """The answers that have something in common, and their mean grade with its 95 % interval."""
 
     by: str
     """What parts the slices: kind, class, length or word."""
@@ -102,15 +105,19 @@ def grade(split: SplitRecord) -> Grades | None:
     if "caption" in rows[0]:
         return _captions(rows)
     if "answer" in rows[0]:
-        return Grades(name="right answers", answers=tuple(map(_answer, rows)), sure="probability")
+        return Grades(
+            name="right answers", answers=tuple(map(_answer, rows)), heading="What it answers", sure="probability"
+        )
     if "rank" in rows[0]:
         return _findings([row for row in rows if row["rank"] is not None])
     if "filled" in rows[0]:
         answers = tuple(_filled(row) for row in rows if row["right"])
-        return Grades(name="gaps filled right", answers=answers)
+        return Grades(name="gaps filled right", answers=answers, heading="What it fills in")
     if "token_loss" in rows[0]:
-        return Grades(name="probability per token", answers=tuple(map(_read, rows)), sharp=False)
-    return Grades(name="1 less the error", answers=tuple(map(_rebuilt, rows)), sharp=False)
+        words = {"heading": "What it expects", "best": "Most expected", "worst": "Least expected"}
+        return Grades(name="probability per token", answers=tuple(map(_read, rows)), sharp=False, **words)
+    rebuilt = tuple(map(_rebuilt, rows))
+    return Grades(name="1 less the error", answers=rebuilt, sharp=False, heading="What it gives back")
 
 
 def slices(split: SplitRecord, grades: Grades) -> tuple[Slice, ...]:
@@ -136,15 +143,15 @@ def slices(split: SplitRecord, grades: Grades) -> tuple[Slice, ...]:
             first.setdefault(tuple(places), at)
     several = {by for by, many in Counter(by for by, _ in first.values()).items() if many > 1}
     kept = {at: [grades.answers[place] for place in own] for own, at in first.items() if at[0] in several}
-    found = [_slice(*at, own, len(kept), grades.mean) for at, own in kept.items()]
+    found = [_slice(*at, own, len(kept), grades) for at, own in kept.items()]
     known = [replace(s, **split.scores[KIND + s.name]._asdict()) if s.by == "kind" else s for s in found]
     return tuple(sorted(known, key=lambda s: (s.value, s.high)))
 
 
-def wilson(mean: float, count: float, level: float = 0.95) -> tuple[float, float]:
+def wilson(mean: float, count: int, level: float = 0.95) -> tuple[float, float]:
     """The score interval of a share (Wilson 1927), which is no point where all or none of a few are right.
 
-    For other grades between 0 and 1, which vary less than rights and wrongs of the same mean, it is rather too wide.
+    For grades between 0 and 1, which vary less than rights and wrongs of the same mean, it is rather too wide.
     """
     z = NormalDist().inv_cdf(0.5 + level / 2)
     centre, shrink = mean + z * z / (2 * count), 1 + z * z / count
@@ -152,11 +159,24 @@ def wilson(mean: float, count: float, level: float = 0.95) -> tuple[float, float
     return max(0.0, (centre - width) / shrink), min(1.0, (centre + width) / shrink)
 
 
-def _slice(by: str, name: str, own: Sequence[Graded], slices: int, overall: float) -> Slice:
-    mean = sum(answer.grade for answer in own) / len(own)
+def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of a mean, for what is never right or wrong and so lies close together."""
+    from scipy.stats import t
+
+    width = t.ppf(0.5 + level / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return float(np.mean(values) - width), float(np.mean(values) + width)
+
+
+def _slice(by: str, name: str, own: Sequence[Graded], slices: int, grades: Grades) -> Slice:
+    values = [answer.grade for answer in own]
+    mean = sum(values) / len(values)
     groups = len({answer.group for answer in own})  # answers about one picture go together: they count as one
-    low, high = wilson(mean, groups)
-    weak = wilson(mean, groups, 1 - 0.05 / slices)[1] < overall
+
+    def interval(level: float) -> tuple[float, float]:
+        return wilson(mean, groups, level) if grades.sharp else student(values, level)
+
+    low, high = interval(0.95)
+    weak = interval(1 - 0.05 / slices)[1] < grades.mean
     return Slice(by=by, name=name, answers=len(own), value=mean, low=low, high=high, weak=weak)
 
 
@@ -226,9 +246,11 @@ def _findings(rows: Sequence[dict[str, Any]]) -> Grades | None:
         return None
     if sum(row["rank"] <= 1 for row in rows) < FEW * len(rows):
         graded = tuple(_found(row, 1 / row["rank"]) for row in rows)
-        return Grades(name="reciprocal rank of the own text", answers=graded, sure="cosine")
+        return Grades(name="reciprocal rank of the own text", answers=graded, heading="What it finds", sure="cosine")
     firsts = tuple(_found(row, float(row["rank"] <= 1)) for row in rows)
-    return Grades(name="pictures that find their own text first", answers=firsts, sure="cosine")
+    return Grades(
+        name="pictures that find their own text first", answers=firsts, heading="What it finds", sure="cosine"
+    )
 
 
 def _found(row: dict[str, Any], grade: float) -> Graded:

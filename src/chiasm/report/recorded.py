@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from typing_extensions import assert_never
 
 from chiasm import config as configs
 from chiasm.errors import UserError
-from chiasm.evaluate import TOLD, Estimate
+from chiasm.evaluate import TOLD, Answered, Estimate, Filled, Found, GivenBack, Read, Said, Shown, Told
 from chiasm.models import (
     CaptionerConfig,
     ClipConfig,
@@ -30,6 +30,17 @@ from chiasm.train.config import RunConfig
 from chiasm.train.findings import FILE as FINDINGS
 from chiasm.train.findings import Finding, read_findings
 
+LINES = {
+    "captions.jsonl": (Told,),
+    "retrieval.jsonl": (Found,),
+    "told.jsonl": (Said,),
+    "answers.jsonl": (Answered,),
+    "shots.jsonl": (Shown, Told),
+    "texts.jsonl": (Read,),
+    "gaps.jsonl": (Filled,),
+    "rebuilt.jsonl": (GivenBack,),
+}
+"""What the lines of each file of TOLD may be."""
 FINISHED = "evaluation.json", "card.md", "bundle/model.safetensors"
 """What a run writes when its training is over."""
 
@@ -98,8 +109,8 @@ def read_run(folder: Path) -> Recorded:
         config=config,
         splits=_splits(folder),
         rows=rows,
-        samples=_json_lines(folder / "samples.jsonl"),
-        quarantine=_json_lines(folder / "quarantine.jsonl"),
+        samples=_json_lines(folder / "samples.jsonl", {"step", "key", "text", "said"}),
+        quarantine=_json_lines(folder / "quarantine.jsonl", {"key", "reason"}),
         findings=tuple(read_findings(folder)) if (folder / FINDINGS).exists() else None,
         title=title,
         card=facts,
@@ -144,8 +155,9 @@ def _splits(folder: Path) -> tuple[SplitRecord, ...]:
     path = folder / "evaluation.json"
     told: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for name in TOLD.values():
-        for row in _json_lines(folder / name):
-            told[row.get("split", "")].append(row)
+        kinds = [{"split"} | {field.name for field in fields(kind)} for kind in LINES[name]]
+        for row in _json_lines(folder / name, *kinds):
+            told[row["split"]].append(row)
     try:
         splits = [
             SplitRecord(
@@ -179,8 +191,8 @@ def _card(path: Path) -> tuple[str, dict[str, str], tuple[str, ...], str]:
     return title.removeprefix("# "), facts, tuple(line for line in others if line not in versions), "".join(versions)
 
 
-def _json_lines(path: Path) -> tuple[dict[str, Any], ...]:
-    """The objects of a JSON Lines file, none where there is no file; UserError names a line that is none."""
+def _json_lines(path: Path, *kinds: set[str]) -> tuple[dict[str, Any], ...]:
+    """The objects of a JSON Lines file, none where there is no file; UserError names a line that is of no kind."""
     if not path.exists():
         return ()
     rows = []
@@ -197,6 +209,8 @@ def _json_lines(path: Path) -> tuple[dict[str, Any], ...]:
             raise _damaged(path, f"line {number}: {error}") from error
         if not isinstance(row, dict):
             raise _damaged(path, f"line {number} is no JSON object")
+        if not any(names <= row.keys() for names in kinds):
+            raise _damaged(path, f"line {number} has no {', '.join(sorted(kinds[0] - row.keys()))}")
         rows.append(row)
     return tuple(rows)
 

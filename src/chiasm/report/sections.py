@@ -15,9 +15,9 @@ from chiasm.errors import UserError
 from chiasm.evaluate import Estimate
 from chiasm.report.album import Album, pixels_uri
 from chiasm.report.grading import KIND, Graded, Grades
-from chiasm.report.page import Table, duration, number, percent, short
+from chiasm.report.page import Table, duration, number, short
 from chiasm.report.recorded import Recorded, SplitRecord
-from chiasm.report.verdict import NAMES
+from chiasm.report.verdict import NAMES, percent
 from chiasm.text import Tokenizer
 
 LESSER = frozenset((
@@ -26,7 +26,7 @@ LESSER = frozenset((
     "label_mean_per_class", "accuracy_per_class",
 ))  # fmt: skip
 """Scores that are folded away."""
-BEST, RANDOM, WORST = 5, 15, 10
+BEST, WORST, RANDOM = 5, 10, 10
 SAMPLED, MOMENTS = 3, 5
 """How many validation examples are followed through the training, and at how many steps."""
 MOST_CLASSES, MOST_MIXED = 12, 12
@@ -109,8 +109,8 @@ def galleries(grades: Grades, split: str, album: Album) -> list[Group]:
     order = np.random.default_rng(0).permutation(len(grades.answers))
     told = grades.sure if grades.shares else ""
     groups = [
-        Group(title="Best", note=f"Right, with the highest {told}." if told else "", items=take(best, BEST)),
-        Group(title="Worst", note=f"Wrong, with the highest {told}." if told else "", items=take(worst, WORST)),
+        Group(title=grades.best, note=f"Right, with the highest {told}." if told else "", items=take(best, BEST)),
+        Group(title=grades.worst, note=f"Wrong, with the highest {told}." if told else "", items=take(worst, WORST)),
         Group(
             title="Typical",
             note="Drawn at random.",
@@ -228,7 +228,7 @@ def _drawing(path: Path) -> str | None:
 
 
 def _scores(splits: Sequence[SplitRecord], names: Sequence[str]) -> Table:
-    heads = ["score", *(Markup("{}<small>{:,}</small>").format(split.name, split.pictures) for split in splits)]
+    heads = ["score", *(f"{split.name} ({split.pictures:,})" for split in splits)]
     rows = [
         [NAMES.get(name, name.replace("_", " ")), *(_cell(split.scores.get(name)) for split in splits)]
         for name in names

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
 from pathlib import Path
 from typing import Any
 
 from chiasm import config as configs
 from chiasm.bundle import BundleConfig
+from chiasm.data.cache import available_cores
 from chiasm.errors import UserError
 from chiasm.progress import waiting
 from chiasm.report.album import Album
 from chiasm.report.curves import cosines_picture, loss_picture, rate_pictures, reliability_picture
 from chiasm.report.grading import Grades, grade, slices
-from chiasm.report.page import Table, duration, number, percent, render, short, signed
+from chiasm.report.page import Table, duration, number, render, short
 from chiasm.report.recorded import Recorded, model_name, read_run
 from chiasm.report.sections import (
     confusion,
@@ -25,7 +27,7 @@ from chiasm.report.sections import (
     galleries,
     score_tables,
 )
-from chiasm.report.verdict import headline, verdict
+from chiasm.report.verdict import headline, percent, verdict
 
 WEAKEST = 12
 """Slices that are shown before one asks for the rest."""
@@ -59,7 +61,7 @@ def training_page(run: Recorded) -> str:
         "training.html.j2",
         run=run,
         first=first,
-        verdict=verdict(run, found),
+        verdict=verdict(run, grades, found),
         keys=_keys(run, cost.parameters),
         explained=task.explained,
         scores=score_tables(run.splits),
@@ -101,7 +103,7 @@ def _keys(run: Recorded, parameters: int) -> list[tuple[str, str, str]]:
         )
     if "shuffled_drop" in first.scores:
         left = first.scores["accuracy"].value - first.scores["shuffled_drop"].value
-        keys.append((percent(left), "with wrong pictures", f"{signed(-first.scores['shuffled_drop'].value)}"))
+        keys.append((percent(left), "with wrong pictures", f"with its own: {percent(first.scores['accuracy'].value)}"))
     seconds = run.rows[-1]["seconds"] if run.rows else None
     keys.append((short(parameters), "parameters", ""))
     if seconds is not None:
@@ -119,7 +121,7 @@ def _reliability(grades: Grades | None) -> Any:
     """For answers that are right or wrong, each with a probability."""
     if grades is None or not grades.shares or grades.sure not in ("confidence", "probability"):
         return None
-    return reliability_picture(grades.answers)
+    return reliability_picture(grades.answers, grades.sure)
 
 
 def _cosines(run: Recorded) -> Any:
@@ -150,10 +152,11 @@ def _again(run: Recorded) -> str:
 
 def _made(run: Recorded) -> list[tuple[str, str]]:
     """With what the model and this page were made."""
-    from chiasm.compare.outcome import machine, versions
+    from chiasm.compare.outcome import versions
 
     here = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return [("trained with", run.versions or "not written down"), ("this page", f"{here}; {machine()}")]
+    machine = f"{platform.machine()}, {available_cores()} cores, {platform.system()}"
+    return [("trained with", run.versions or "not written down"), ("this page", f"{here}; {machine}")]
 
 
 __all__ = ["training_page", "write_training"]

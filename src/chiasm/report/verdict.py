@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,10 +22,12 @@ from chiasm.models import (
     PerceiverMlmConfig,
     PictureClassifierConfig,
 )
-from chiasm.report.grading import FEW, Slice
-from chiasm.report.page import number, percent
+from chiasm.report.grading import FEW, Grades, Slice
+from chiasm.report.page import number
 from chiasm.report.recorded import Recorded, SplitRecord
 
+REPEATED = 0.5
+"""A text that a model says of such a share of the examples is worth a sentence."""
 IGNORED_NATS = 0.02
 """A loss that rises by less under wrong pictures says that pictures do not matter."""
 
@@ -94,10 +97,10 @@ def headline(model: ModelConfig, split: SplitRecord) -> Headline:
             assert_never(model)
 
 
-def verdict(run: Recorded, slices: Sequence[Slice]) -> list[str]:
-    """How good it is, whether it needs the pictures, how other splits differ, where it is weakest."""
+def verdict(run: Recorded, grades: Grades | None, slices: Sequence[Slice]) -> list[str]:
+    """How good it is, whether it repeats itself, whether it uses the pictures, how other splits do, its weakness."""
     first = run.splits[0]
-    sentences = [_quality(run, first), _pictures(first), _others(run), _weakest(run, slices)]
+    sentences = [_quality(run, first), _repeated(grades), _pictures(first), _others(run), _weakest(run, grades, slices)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -129,8 +132,7 @@ def _quality(run: Recorded, split: SplitRecord) -> str:
                 f"are filled right; always saying the commonest token would fill {percent(scores['baseline'].value)}."
             )
         case PerceiverAutoencoderConfig():
-            parts = [f"{SHARE.say(s)} {_explained(name)}" for name, s in scores.items()]
-            return f"Of {split.pictures:,} unseen examples ({split.name}), it gives back {'; '.join(parts)}."
+            return _given_back(split)
         case _:
             assert_never(model)
 
@@ -180,6 +182,18 @@ def _answers(run: Recorded, split: SplitRecord) -> str:
     return f"{told}; {blind} would be right in {percent(baseline.value)}."
 
 
+def _repeated(grades: Grades | None) -> str:
+    """Of a model that says the same of most examples, though it is true of few."""
+    if grades is None or not grades.sharp:
+        return ""
+    (text, times), *_ = Counter(answer.said for answer in grades.answers).most_common(1)
+    true = sum(text in answer.truths for answer in grades.answers)
+    if times < REPEATED * len(grades.answers) or 2 * true > times:
+        return ""
+    share = percent(times / len(grades.answers))
+    return f"It says “{text}” of {share} of the examples; it is true of {percent(true / len(grades.answers))}."
+
+
 def _pictures(split: SplitRecord) -> str:
     rise, drop = split.scores.get("shuffled_rise"), split.scores.get("shuffled_drop")
     if rise is not None:
@@ -188,16 +202,16 @@ def _pictures(split: SplitRecord) -> str:
         return f"It ignores the pictures: {told} only." if ignored else f"It looks at the pictures: {told}."
     if drop is None:
         return ""
-    if drop.low <= 0:
-        return f"It makes no use of the pictures: with wrong ones, it is right as often ({_points(drop.value)} less)."
     left = split.scores["accuracy"].value - drop.value
+    if drop.low <= 0:
+        return f"It makes no clear use of the pictures: with wrong ones, {percent(left)} are right."
     return f"It uses the pictures: with wrong ones, accuracy falls by {_points(drop.value)}, to {percent(left)}."
 
 
 def _others(run: Recorded) -> str:
     first = run.splits[0]
     said = headline(run.config.model, first)
-    own, told = first.scores[said.score], []
+    own, told, name = first.scores[said.score], [], "" if said.is_share else f"{NAMES[said.score]} "
     for split in run.splits[1:]:
         other = split.scores.get(said.score)
         if other is None:
@@ -205,7 +219,7 @@ def _others(run: Recorded) -> str:
         lower, higher = other.high < own.low, other.low > own.high
         how = "clearly better" if higher == said.higher_is_better else "clearly worse"
         apart = said.comparable and (lower or higher)
-        told.append(f"on {split.name}{f' it is {how}:' if apart else ':'} {said.say(other)}{_among(split)}")
+        told.append(f"on {split.name}{f' it is {how}:' if apart else ':'} {name}{said.say(other)}{_among(split)}")
     text = "; ".join(told)
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
@@ -216,9 +230,9 @@ def _among(split: SplitRecord) -> str:
     return f" among {len(texts):,} texts" if texts else ""
 
 
-def _weakest(run: Recorded, slices: Sequence[Slice]) -> str:
+def _weakest(run: Recorded, grades: Grades | None, slices: Sequence[Slice]) -> str:
     weak = [s for s in slices if s.weak]
-    if not weak:
+    if grades is None or not weak:
         return ""
     worst = max(weak, key=lambda s: (s.answers * (1 - s.value), s.answers))
     where = {
@@ -229,15 +243,30 @@ def _weakest(run: Recorded, slices: Sequence[Slice]) -> str:
         "length": f"at texts of {worst.name}",
         "word": f"at texts with {worst.name}",
     }[worst.by]
-    return (
-        f"It is weakest {where}: {SHARE.say(Estimate(worst.value, worst.low, worst.high))} of {worst.answers:,} right."
+    if grades.shares:
+        own = SHARE.say(Estimate(worst.value, worst.low, worst.high))
+        return f"It is weakest {where}: {own} of {worst.answers:,} right."
+    return f"It is weakest {where}: {grades.name} {number(worst.value)}, over all {number(grades.mean)}."
+
+
+def _given_back(split: SplitRecord) -> str:
+    def parts(ending: str) -> str:
+        named = {name.removesuffix(ending): score for name, score in split.scores.items() if name.endswith(ending)}
+        what = {name: "tokens" if name == "text" else f"variance of the {name}" for name in named}
+        return " and ".join(f"{SHARE.say(score)} of the {what[name]}" for name, score in named.items())
+
+    told = (
+        f"Of what is hidden in {split.pictures:,} unseen examples ({split.name}), it gives back {parts('_explained')}"
     )
+    alone = parts("_from_others")
+    return f"{told}; with that input hidden altogether, {alone}." if alone else f"{told}."
 
 
-def _explained(score: str) -> str:
-    name = score.removesuffix("_explained").removesuffix("_from_others")
-    what = "of the hidden tokens" if name == "text" else f"of the variance of hidden values of the {name}"
-    return f"{what} from all else" if score.endswith("_from_others") else what
+def percent(share: float) -> str:
+    """A share; what is neither none nor all is never rounded to that."""
+    if 0 < share < 0.005:
+        return "< 1 %"
+    return "> 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %".replace("-", "−")
 
 
 def _rare(share: float) -> str:
@@ -249,4 +278,4 @@ def _points(share: float) -> str:
     return f"{points} point{'s' * (points != '1')}"
 
 
-__all__ = ["NAMES", "Headline", "headline", "verdict"]
+__all__ = ["NAMES", "Headline", "headline", "percent", "verdict"]
