@@ -51,7 +51,7 @@ def test_figures_of_a_preset(ask):
 
 
 def test_what_does_not_fit_here_is_not_measured(ask):
-    huge = ("model.vision.width=4096", "model.vision.depth=900", "model.vision.heads=32")
+    huge = ("model.vision.width=65536", "model.vision.depth=2", "model.vision.heads=32")
     code, out, err = ask("cost", "vit", "tiny", "--batch-size", "1", "--set", *huge)
     assert (code, err) == (0, "")
     assert figures(out)["largest batch"].startswith("none")
