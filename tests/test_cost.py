@@ -254,7 +254,7 @@ def test_a_measured_step_changes_the_weights_as_a_step_of_training_does(kind):
     assert sum(moved) > 0.9 * len(moved)
 
 
-class Clock:
+class Clock(Trainee):
     """Steps that take a second each and a tenth for each row; twice that in fp32."""
 
     def __init__(self):
@@ -269,12 +269,12 @@ def test_batches_that_take_too_long_are_foretold_from_two_smaller_ones():
     from chiasm.cost.seconds import _Calibration
 
     clock = Clock()
-    for precision, budget, wanted in (("bf16", 30.0, 101.0), ("fp32", 30.0, 202.0), ("bf16", 1000.0, 101.0)):
+    for precision, budget, wanted in (("bf16", 30.0, 101.0), ("fp32", 30.0, 202.0), ("bf16", 2000.0, 101.0)):
         clock.rows.clear()
         found = _Calibration(clock, CONFIG, 10, precision, 1).of(1000, budget)
         assert found == pytest.approx(wanted)
         assert max(clock.rows) == 1000 if budget > 500 else max(clock.rows) < 1000
-        assert sum(clock.seconds(range(rows), precision, 1) for rows in list(clock.rows)) < 1.2 * budget
+        assert sum(clock.seconds(range(rows), precision, 1) for rows in list(clock.rows)) < 1.5 * budget
 
 
 def test_a_model_that_does_not_fit_is_not_measured():
