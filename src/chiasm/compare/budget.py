@@ -107,8 +107,8 @@ def solve(config: CompareConfig, world: World) -> tuple[Solved, ...]:
     train, count = _length(config, world, budget), _count(first.settings, world)
     match config.equal:
         case "params":
-            target = budget or count.parameters
-            return _resized(config, world, train, target, lambda found: found.parameters)
+            target = budget or float(count.parameters)
+            return _resized(config, world, train, target, lambda found: float(found.parameters))
         case "flops":
             return _resized(config, world, train, count.step_flops, lambda found: found.step_flops)
         case "time" | "samples":
