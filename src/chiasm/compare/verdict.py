@@ -83,7 +83,7 @@ def not_equal(config: CompareConfig, arms: Sequence[ArmResult]) -> str:
     done = [arm for arm in arms if arm.scores]
     told = []
     for name, (of, shown) in costs.items():
-        values = [of(arm.costs) for arm in done]
+        values = [float(of(arm.costs)) for arm in done]
         if name not in held and values and max(values) > ALIKE * min(values):
             told.append(f"{name} ({shown(min(values))} to {shown(max(values))})")
     text = _and(told) if told else "no other cost by more than a tenth"
@@ -144,7 +144,7 @@ def _flops(value: float) -> str:
 
 
 def _span(arms: Sequence[Solved], of: Callable[[Solved], float], shown: Callable[[float], str]) -> str:
-    low, high = (shown(pick(of(arm) for arm in arms)) for pick in (min, max))
+    low, high = (shown(float(pick(of(arm) for arm in arms))) for pick in (min, max))
     return low if low == high else f"{low} to {high}"
 
 
