@@ -233,7 +233,7 @@ def test_columns_hold_what_the_steps_between_rows_did(data, tmp_path, monkeypatc
         norms.append(engine.latest["gradient_norm"])
 
     def slowly(self, step):
-        time.sleep(0.04)
+        time.sleep(0.1 if step < 10 else 0.0)
         return made(self, step)
 
     monkeypatch.setattr(Engine, "training_step", recorded)
@@ -245,9 +245,13 @@ def test_columns_hold_what_the_steps_between_rows_did(data, tmp_path, monkeypatc
     for row, own in zip(rows, (norms[:10], norms[10:]), strict=True):
         assert row["largest_norm"] == pytest.approx(max(own), rel=1e-5)
         assert row["clipped_share"] == pytest.approx(sum(norm > 0.5 for norm in own) / 10)
-    taken = sum(end - began for began, end in spent[10:])
-    between = sum(after[0] - before[1] for before, after in pairwise(spent[9:]))
-    assert rows[1]["waiting_share"] == pytest.approx(between / (between + taken), abs=0.15) and between > taken / 4
+    shares = []
+    for own in (spent[:10], spent[9:]):
+        between = sum(after[0] - before[1] for before, after in pairwise(own))
+        shares.append(between / (between + sum(end - began for began, end in own[-10:])))
+    # Between steps there is also Lightning, so a share is no more than that; before the first, none was counted here.
+    assert rows[0]["waiting_share"] > max(shares[0] - 0.1, 0.1)
+    assert rows[1]["waiting_share"] < shares[1] + 0.02
 
 
 def test_facts_of_a_run_are_its_loaders(data, muddled, tmp_path):
