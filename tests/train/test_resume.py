@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
 from types import SimpleNamespace
@@ -99,6 +100,18 @@ def test_killed_in_every_step_and_resumed_each_time_ends_the_same(settings, undi
             train(settings(), tmp_path / "run", resume=step > 0)
     assert train(settings(), tmp_path / "run", resume=True).finished
     assert_same_end(tmp_path / "run", undisturbed)
+
+
+def test_killed_before_the_first_checkpoint_a_run_that_starts_from_a_trained_one_still_does(
+    settings, undisturbed, tmp_path
+):
+    started = replace(settings(), start=str(undisturbed))
+    assert train(started, tmp_path / "undisturbed").finished
+    with pytest.raises(Killed), during_step(0, kill):
+        train(started, tmp_path / "run")
+    (tmp_path / "run/checkpoints/last.ckpt").unlink(missing_ok=True)
+    assert train(started, tmp_path / "run", resume=True).finished
+    assert_same_end(tmp_path / "run", tmp_path / "undisturbed")
 
 
 def test_steps_after_the_last_checkpoint_are_repeated(settings, undisturbed, tmp_path, monkeypatch):

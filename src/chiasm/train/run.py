@@ -59,6 +59,8 @@ class Run:
     def __init__(self, config: RunConfig, folder: Path, *, resume: bool = False):
         self.folder = folder
         config = self._claim_folder(config, resume)
+        # Killed before its first checkpoint, a run has nothing to go on from: it begins again, start weights and all.
+        resume = resume and (folder / "checkpoints" / "last.ckpt").exists()
         self.task = task_of(config)
         self.source = config.data.open()
         train = self.source.split("train")
