@@ -149,7 +149,9 @@ def _points(rows: Rows, name: str) -> list[tuple[float, float]]:
 
 
 def _last(label: str, points: Sequence[tuple[float, float]]) -> str:
-    return f"{label} {points[-1][1]:.4g} at step {points[-1][0]:,.0f}"
+    step, value = points[-1]
+    told = f"{value:.2e}" if abs(value) < 0.01 else f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{label.replace('_', ' ')} {told} at step {step:,.0f}"
 
 
 def _swatch(place: int, label: str) -> Markup:
