@@ -173,7 +173,7 @@ def test_without_what_was_said_a_page_has_its_scores(copy):
         (lambda run: (run / "evaluation.json").write_text('{"test": {"pictures": 3}}'), "is damaged", "again"),
         (lambda run: (run / "evaluation.json").write_text('{"test": '), r"evaluation\.json is not JSON", ""),
         (lambda run: (run / "evaluation.json").write_text("{}"), r"evaluation\.json has no scores", "test split"),
-        (lambda run: (run / "texts.jsonl").write_bytes((run / "texts.jsonl").read_bytes()[:-9]), "damaged: line 6: ", ""),
+        (lambda run: (run / "texts.jsonl").write_bytes((run / "texts.jsonl").read_bytes()[:-9]), "damaged: line 6", ""),
         (lambda run: (run / "texts.jsonl").write_text("[1]\n"), "texts.* is damaged: line 1 is no JSON", ""),
         (lambda run: (run / "texts.jsonl").write_text('{"split": "test"}\n'), "texts.* is damaged: line 1 has no", ""),
         (lambda run: (run / "samples.jsonl").write_text("{}\n"), "samples.* is damaged: line 1 has no key, ", ""),
