@@ -150,6 +150,6 @@ def test_data_without_a_test_split_are_refused_before_anything_is_trained(cache,
         replace(arm, settings=configs.merge(arm.settings, {"data": {"path": str(tmp_path / "train")}}))
         for arm in config.arms
     )
-    with pytest.raises(UserError, match="no test split|too few"):
+    with pytest.raises(UserError, match=r"no test split|too few"):
         compare(replace(config, arms=arms), tmp_path / "out", command="", machinery=MACHINERY)
     assert not (tmp_path / "out").exists()

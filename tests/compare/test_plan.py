@@ -22,9 +22,7 @@ def opened(config):
 
 def changed(config: CompareConfig, **train) -> CompareConfig:
     """Every arm's training so."""
-    return replace(
-        config, arms=tuple(replace(a, settings=merge(a.settings, {"train": train})) for a in config.arms)
-    )
+    return replace(config, arms=tuple(replace(a, settings=merge(a.settings, {"train": train})) for a in config.arms))
 
 
 def test_the_world_is_what_a_run_would_learn_from_the_data(config_of, tmp_path):
