@@ -52,8 +52,12 @@ def held_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that this process has held since its program began.
+
+    Not getrusage's ru_maxrss, which is handed down by the process that started this one, however large that was.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def apart(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:

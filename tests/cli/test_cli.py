@@ -72,7 +72,7 @@ def test_unknown_verbs_list_the_known_ones(words, ask):
         ("caption run", "pictures"),
         ("evaluate run", "data"),
         ("train captioner shapes", "out"),
-        ("cost captioner tiny --batch-size none", "batch"),
+        ("cost captioner tiny --text-tokens none", "text"),
     ],
 )
 def test_wrong_arguments_are_named(words, told, ask):

@@ -74,7 +74,7 @@ def ran(data, muddled, tmp_path_factory):
 def read_for_every_batch(data, patch):
     """Pictures that are too many for the cache, and large."""
     patch.setattr(run_module, "prepare_pictures", functools.partial(run_module.prepare_pictures, limit_bytes=0))
-    return classifier(data(side=300, train=64), steps=30, batch_size=8)
+    return classifier(data(side=800, train=64), steps=30, batch_size=8)
 
 
 def pushed_scale(data, patch):

@@ -11,7 +11,7 @@ from chiasm.models.language import TextConfig
 from chiasm.models.vision import ConvConfig, VitConfig
 from chiasm.progress import track
 
-SCALES = 0.5, 1, 2, 4, 8
+SCALES = 0.5, 1.0, 2.0, 4.0, 8.0
 """Sides of pictures, in those of the model."""
 TEXT_TOKENS = 8, 16, 32, 64, 128, 256, 512, 1024
 Joined = CaptionerConfig | FusionClassifierConfig
