@@ -302,4 +302,4 @@ def test_how_costs_grow_is_what_a_model_of_each_size_costs():
     same = model_cost(fused["cross"], batch_size=1, text_tokens=16, measure=False).step_flops
     assert found.by_tokens["cross"][1] == same
     steep = {name: flops[-1] / flops[-2] for name, flops in found.by_pixels.items()}
-    assert steep["early"] > 8 and steep["perceiver"] < 5  # quadratic in the patches, and linear
+    assert steep["early"] > 6 and steep["perceiver"] < 5  # quadratic in the patches, and nearly linear
