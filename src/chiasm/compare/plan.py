@@ -67,7 +67,8 @@ def planned(config: CompareConfig, source: Source, folder: Path, machinery: Mach
 
 def drafted(config: CompareConfig, source: Source, machinery: Machinery) -> Plan:
     """A new plan: steps are measured here, to choose the precision and, where nothing else says, how many there are."""
-    world = world_of(source, config.arms[0].settings)
+    reading = [arm.settings for arm in config.arms if arm.settings.model.rules is not None]
+    world = world_of(source, (reading or [config.arms[0].settings])[0])
     precision = _precision(config.arms[0].settings, world, machinery.threads)
     train = {"precision": precision} | ({"steps": 1} if config.open_ended else {})
     arms = tuple(replace(arm, settings=merge(arm.settings, {"train": train})) for arm in config.arms)
