@@ -32,7 +32,9 @@ def _add(parser: Any, name: str, parameter: inspect.Parameter, hint: Any, descri
     if get_origin(hint) is not Literal and hint is not bool and not positional:
         options["metavar"] = _word(name).split("_")[-1].upper()
     if get_origin(hint) is tuple:  # several values: words side by side, as shells give them
-        options |= {"nargs": "+" if required else "*", "type": get_args(hint)[0]}
+        each = get_args(hint)[0]
+        choices = {"choices": get_args(each)} if get_origin(each) is Literal else {"type": each}
+        options |= {"nargs": "+" if required else "*"} | choices
         options |= {} if required else {"default": list(parameter.default)}
         if not positional:
             options["action"] = "extend"
