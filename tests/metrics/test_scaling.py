@@ -116,6 +116,6 @@ def test_seeds_that_agree_on_what_no_law_fits_are_not_sure():
     examples, bent = np.array([1000, 2000, 4000, 8000]), np.array([1.0, 0.9, 0.4, 0.35])
     losses = bent[:, None] + np.array([-1e-3, 0.0, 1e-3])
     fit = fit_scaling(examples, losses)
-    misfit = np.abs(np.array([fit.loss(n) for n in examples]) - bent).max()
+    misfit = np.abs(fit.loss(examples.astype(float)) - bent).max()
     assert misfit > 0.05  # fifty times what the seeds differ by
     assert fit.doubled.high - fit.doubled.low > 2 * misfit
