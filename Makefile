@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: setup demo test check format bench docs
 .DEFAULT_GOAL := demo
@@ -18,8 +19,9 @@ demo: setup
 	rm -rf runs/demo
 	$(BIN)/chiasm train captioner --config examples/emoji.yaml --augment strong --minutes 6.5 --set train.batch_size=64 --out runs/demo
 
+# A test file stays with one process: its models are trained once. A process has one thread: all cores are busy as it is.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .
