@@ -78,7 +78,7 @@ def test_channels_are_averaged_and_long_sounds_cut():
         (encoded(np.array([0.0, np.inf]), subtype="FLOAT"), "no numbers"),
         (Path("gone.wav"), "No such file"),
     ],
-    ids=["empty", "noise", "no samples", "two axes", "array of no numbers", "file of no numbers", "missing"],  # no bytes
+    ids=["empty", "noise", "no samples", "two axes", "array of no numbers", "file of no numbers", "missing"],
 )
 def test_what_cannot_be_read_says_why(sound, reason):
     with pytest.raises(BrokenSound) as caught:
