@@ -206,6 +206,9 @@ def test_killed_again_and_again_and_interrupted_ends_the_same(finished, tmp_path
     checkpoint = tmp_path / GOOD / "run/checkpoints/last.ckpt"
     step = 0
     for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT):
+        if number == signal.SIGINT:  # its own child shall be at work, or it may not even listen yet
+            wait_for_no_workers(tmp_path)
+            step = read_metrics(tmp_path / GOOD / "run/metrics.csv")[-1]["step"]
         process = start(tmp_path, "local", GOOD)
         step = wait_for_step(tmp_path / GOOD / "run", step + random.randint(1, 5), process)
         process.send_signal(number)
