@@ -14,9 +14,9 @@ from chiasm.cli.arms import arms_from
 from chiasm.compare import results
 from chiasm.compare.config import CompareConfig, Machinery
 from chiasm.compare.controls import SHARES
-from chiasm.compare.experiment import compare
+from chiasm.compare.experiment import _notes, compare
 from chiasm.compare.jobs import items_of
-from chiasm.compare.worker import outcome_in
+from chiasm.compare.worker import Outcome, outcome_in
 from chiasm.errors import UserError
 from chiasm.report.comparison import write_comparison
 
@@ -153,3 +153,8 @@ def test_data_without_a_test_split_are_refused_before_anything_is_trained(cache,
     with pytest.raises(UserError, match=r"no test split|too few"):
         compare(replace(config, arms=arms), tmp_path / "out", command="", machinery=MACHINERY)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_broke_beside_the_arms_is_told():
+    outcomes = {name: Outcome(name=name, failed="no memory") for name in ("arms/a/seed-0", "scaling/a-0.5")}
+    assert _notes({}, outcomes) == ("scaling/a-0.5 broke: no memory",)  # arms have a place of their own

@@ -94,7 +94,10 @@ def test_slices_are_the_kinds_of_questions(config_of):
 
 def test_without_kinds_slices_are_lengths_that_hold_every_item_once(config_of):
     table = table_of(config_of())
-    words = lambda i: 2 + i % 7  # noqa: E731
+
+    def words(i):
+        return 2 + i % 7
+
     slices = slices_of(table, METRICS["exact_match"], examples_of(words))["cross"]
     assert list(slices) == ["2 to 4 words", "5 to 6 words", "7 to 8 words"]
     short = [i for i in range(ITEMS) if words(i) <= 4]

@@ -86,7 +86,9 @@ def test_what_was_tried_is_told(solved):
 
 
 def test_broken_trials_lose_and_an_arm_whose_trials_all_broke_keeps_its_rate(solved):
-    losses = lambda arm, rate, steps: None if arm == "b" or rate > 0.6e-3 else 1.0  # noqa: E731
+    def losses(arm, rate, steps):
+        return None if arm == "b" or rate > 0.6e-3 else 1.0
+
     seen = []
     found = tune(solved("a", "b"), 4, 0, runner(losses, seen))
     assert found["a"][0] == 0.25e-3  # of equals the lowest

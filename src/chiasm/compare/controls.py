@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
 from chiasm.compare.budget import Solved
 from chiasm.compare.jobs import Job, Outcome
-from chiasm.compare.results import Floor, Interval, Scaling
+from chiasm.compare.outcome import job_name
+from chiasm.compare.results import Floor, FloorName, Interval, Scaling
 from chiasm.config import merge
 from chiasm.evaluate.common import Items
 from chiasm.metrics.retrieval import mean_scores
@@ -20,7 +20,6 @@ from chiasm.models import FusionClassifierConfig
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Of the training data, besides all of it."""
 
-FloorName = Literal["chance", "text alone", "picture alone", "shuffled pictures"]
 ALONE: dict[str, FloorName] = {"text": "text alone", "picture": "picture alone"}
 
 
@@ -43,7 +42,7 @@ def floors_of(
     items: Callable[[str, str], Items],
 ) -> tuple[Floor, ...]:
     """What can be had without the whole, by split; `items` gives those of a job and a split."""
-    own = f"arms/{best.arm.name}/seed-{best.arm.settings.train.seed}"
+    own = job_name(best.arm.name, best.arm.settings.train.seed)
     told: list[tuple[FloorName, str, str, str]] = [
         ("chance", "the commonest training answer to the same words", own, f"{metric}_baseline"),
         *((name, f"{best.arm.name} that sees the {inputs} alone", f"floors/{best.arm.name}-{inputs}", metric)
@@ -69,7 +68,7 @@ def scaling_of(best: Solved, examples: int, outcomes: Mapping[str, Outcome]) -> 
     """The best arm's validation loss against the share of the data; nothing where a training of it broke."""
     name = best.arm.name
     jobs = {share: _scaling_name(best, share) for share in SHARES}
-    jobs[1.0] = f"arms/{name}/seed-{best.arm.settings.train.seed}"
+    jobs[1.0] = job_name(name, best.arm.settings.train.seed)
     losses = {share: outcomes[job].val_loss for share, job in jobs.items() if job in outcomes}
     known = {share: loss for share, loss in losses.items() if loss is not None}
     if len(known) < len(jobs):

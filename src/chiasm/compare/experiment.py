@@ -5,7 +5,7 @@ Every training is a job in a folder of its own: what a killed comparison had fin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,7 +143,7 @@ def _described(
             folder, predictors, items, source, first.split, metric.name, higher_is_better=metric.higher_is_better
         ),
         data=told.data_card(source, next(iter(runs.values()))),
-        notes=_notes(runs),
+        notes=_notes(runs, trained.outcomes),
         command=command,
         settings=configs.to_dict(config),
         versions=told.versions(),
@@ -152,13 +152,15 @@ def _described(
     )
 
 
-def _notes(runs: dict[str, Path]) -> tuple[str, ...]:
-    """What the coach found in each arm's first training; said once where it found the same in all."""
+def _notes(runs: Mapping[str, Path], outcomes: Mapping[str, Outcome]) -> tuple[str, ...]:
+    """What the coach found in each arm's first training, each said once; and what broke beside the arms."""
     notes: dict[str, list[str]] = {}
     for arm, run in runs.items():
         for finding in read_findings(run):
             notes.setdefault(finding.text, []).append(arm)
-    return tuple(f"{'all arms' if len(arms) == len(runs) else ', '.join(arms)}: {text}" for text, arms in notes.items())
+    told = [f"{'all arms' if len(arms) == len(runs) else ', '.join(arms)}: {text}" for text, arms in notes.items()]
+    broken = [o for o in outcomes.values() if o.failed is not None and not o.name.startswith("arms/")]
+    return (*told, *(f"{outcome.name} broke: {outcome.failed}" for outcome in broken))
 
 
 __all__ = ["compare", "open_data"]

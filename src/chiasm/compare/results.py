@@ -9,6 +9,7 @@ from typing import Any, Literal
 from chiasm import config as configs
 
 FILE = "results.json"
+FloorName = Literal["chance", "text alone", "picture alone", "shuffled pictures"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class Difference:
 class Floor:
     """What can be had without the whole: chance, the words alone, the picture alone, exchanged pictures."""
 
-    name: Literal["chance", "text alone", "picture alone", "shuffled pictures"]
+    name: FloorName
     explained: str
     scores: dict[str, Interval]
     """By split."""

@@ -13,7 +13,7 @@ from chiasm.data.loader import Loader
 from chiasm.data.source import Source
 from chiasm.data.transforms import normalize
 from chiasm.errors import UserError
-from chiasm.evaluate.common import Estimate, Items, LabelScores, SplitScores, readable
+from chiasm.evaluate.common import Estimate, Items, LabelScores, SplitScores, group_of, kind_of, readable
 from chiasm.metrics.captions import Score
 from chiasm.metrics.classification import Classification, calibration_error, classification_scores
 from chiasm.metrics.retrieval import mean_scores
@@ -64,7 +64,7 @@ def _evaluate_split(predictor: ClassifierPredictor, source: Source, split: str, 
     if not len(rows):
         raise UserError(f"No example of the split {split!r} has a label or an answer", source.understood)
     asked = [seen[row] for row in rows]
-    groups = np.array([_group(example) for example in asked])
+    groups = np.array([group_of(example) for example in asked])
     unknown = sorted({example.label for example in asked} - set(predictor.classes))
     names = (*predictor.classes, *unknown)
     truths = np.array([names.index(example.label) for example in asked])
@@ -120,12 +120,12 @@ def _exchanged(examples: Sequence[Example]) -> Int[np.ndarray, " n"] | None:
     """For each example one that shows something else: groups follow each other in a circle; None where all are one."""
     first: dict[str, int] = {}
     for row, example in enumerate(examples):
-        first.setdefault(_group(example), row)
+        first.setdefault(group_of(example), row)
     if len(first) < 2:
         return None
     groups = [list(first)[i] for i in np.random.default_rng(SHUFFLE_SEED).permutation(len(first))]
     following = dict(zip(groups, [*groups[1:], groups[0]], strict=True))
-    return np.array([first[following[_group(example)]] for example in examples])
+    return np.array([first[following[group_of(example)]] for example in examples])
 
 
 def _baseline(predictor: ClassifierPredictor, source: Source, asked: Sequence[Example]) -> dict[str, np.ndarray]:
@@ -142,10 +142,6 @@ def _baseline(predictor: ClassifierPredictor, source: Source, asked: Sequence[Ex
     return {"baseline": np.array(right, dtype=float)}
 
 
-def _group(example: Example) -> str:
-    return example.group or example.key
-
-
 def _log_loss(own: np.ndarray, truths: np.ndarray, groups: np.ndarray) -> dict[str, Estimate]:
     """Of the examples whose label the model knows; of no such example, nothing."""
     known = np.flatnonzero(truths < own.shape[1])
@@ -156,15 +152,11 @@ def _log_loss(own: np.ndarray, truths: np.ndarray, groups: np.ndarray) -> dict[s
 
 
 def _by_kind(asked: Sequence[Example], right: np.ndarray, groups: np.ndarray) -> dict[str, Estimate]:
-    kinds = np.array([_kind(example) for example in asked])
+    kinds = np.array([kind_of(example) for example in asked])
     names = [str(kind) for kind in np.unique(kinds) if kind]
     if not 2 <= len(names) <= MOST_KINDS:
         return {}
     return {f"accuracy_{kind}": _means({kind: right[kinds == kind]}, groups[kinds == kind])[kind] for kind in names}
-
-
-def _kind(example: Example) -> str:
-    return example.tags[0] if example.tags else ""
 
 
 def _means(values: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, Estimate]:
@@ -189,7 +181,7 @@ def _told(predictor: ClassifierPredictor, example: Example, row: Float[np.ndarra
         answer=predictor.classes[best],
         probability=round(float(row[best]), 4),
         label=example.label,
-        kind=_kind(example),
+        kind=kind_of(example),
     )
 
 

@@ -69,8 +69,8 @@ class Items:
         """The scores of these examples, in their order."""
         return cls(
             keys=tuple(e.key for e in examples),
-            groups=tuple(e.group or e.key for e in examples),
-            kinds=tuple(e.tags[0] if e.tags else "" for e in examples),
+            groups=tuple(map(group_of, examples)),
+            kinds=tuple(map(kind_of, examples)),
             values=values,
         )
 
@@ -93,6 +93,16 @@ class SplitScores:
     """What `pictures` counts, where it is not those."""
     items: Items | None = None
     """None where nobody compares models of this kind."""
+
+
+def group_of(example: Example) -> str:
+    """What the example shows, which others may show too: its group, or itself."""
+    return example.group or example.key
+
+
+def kind_of(example: Example) -> str:
+    """The kind of its question, the first tag; empty where it has none."""
+    return example.tags[0] if example.tags else ""
 
 
 def readable(
