@@ -1,29 +1,6 @@
 """Every benchmark runs, at toy size, and writes its results."""
 
-import json
-import runpy
-import sys
-from pathlib import Path
-
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def results(monkeypatch, tmp_path, capsys):
-    """A function that runs a benchmark at toy size and returns the rows that it wrote."""
-
-    def results(name):
-        monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
-        monkeypatch.syspath_prepend(BENCHMARKS)
-        out = tmp_path / "results.json"
-        monkeypatch.setattr(sys, "argv", [name, "--toy", "--repeat", "1", "--out", str(out)])
-        runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
-        assert str(out) in capsys.readouterr().out.replace("\n", "")
-        return json.loads(out.read_text())["rows"]
-
-    return results
 
 
 def test_lesson(results):
