@@ -27,7 +27,13 @@ def test_what_it_would_cost_is_told_and_nothing_is_begun(ask, tmp_path):
     assert lines[1].split()[3:6] == ["100", "0.1", "1,600"] or "1,600" in lines[1]
     # Three seeds and, of four rates, 4 / 8 + 2 / 4 for each of two arms; two of one modality; three of less data.
     assert "2 arms × 3 seeds, 4 learning rates" in out and ": 13 whole trainings in fp32" in out
+    assert out.endswith("every training sees each example 12.5 times\n")
     assert not (tmp_path / "runs").exists()
+
+
+def test_too_little_training_to_tell_anything_is_said_before_it_begins(ask):
+    *_, out, _ = ask(*DATA, "--arms", "late", "early", "--equal", "samples", "--cost", *SIZES, "train.steps=4")
+    assert "sees each example 0.5 times, which is little: choose a smaller --preset or a longer --within" in out
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def compare(
     metric: str | None = None,
     tune: int = 4,
     skip: tuple[Literal["floors", "scaling"], ...] = (),
-    preset: str = "small",
+    preset: str = "tiny",
     epochs: float | None = None,
     negatives: str | None = None,
     image_column: str | None = None,
@@ -68,7 +68,7 @@ def compare(
         metric: what is compared: of captions exact_match, cider_d or token_loss (the usual one of the task)
         tune: learning rates tried for each arm; 0 takes the preset's
         skip: leave out floors (trainings on one modality alone) or scaling (trainings on less data)
-        preset: sizes to start from, as for `chiasm train`
+        preset: sizes to start from, as for `chiasm train`; small ones learn more in the same time
         epochs: how often each example is seen by the first arm
         negatives: where wrong captions for match come from, as for `chiasm train`
         image_column: the column that holds the pictures or their paths, where guessing fails

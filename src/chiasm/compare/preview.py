@@ -10,6 +10,9 @@ from chiasm.compare.experiment import open_data
 from chiasm.compare.plan import REST, Plan, drafted, step_seconds, whole_trainings
 from chiasm.compare.sizes import about
 
+LEAST_EPOCHS = 2
+"""Fewer passes through the data tell little about an architecture."""
+
 
 def preview(config: CompareConfig, machinery: Machinery) -> str:
     """A table of the arms' costs, and how long all trainings would take; a step of each arm is measured here."""
@@ -35,9 +38,16 @@ def preview(config: CompareConfig, machinery: Machinery) -> str:
         "",
         f"{len(arms)} arms × {len(config.seeds)} seeds, {config.tune} learning rates tried for each, and what they are "
         f"measured against: {trainings:g} whole trainings in {plan.precision}, {machinery.workers} at a time",
-        f"about {REST * whole:,.0f} minutes",
+        f"about {REST * whole:,.0f} minutes; {_seen(min(arm.samples for arm in arms) / plan.world.examples)}",
     ]
     return "\n".join(lines)
+
+
+def _seen(epochs: float) -> str:
+    """How often a training sees each example, and what to do where that is too seldom for anything to be learned."""
+    told = f"every training sees each example {epochs:,.1f} times"
+    advice = "which is little: choose a smaller --preset or a longer --within"
+    return told if epochs >= LEAST_EPOCHS else f"{told}, {advice}"
 
 
 def _minutes(arm: Solved, plan: Plan, threads: int) -> float:
