@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from chiasm.data import cache
+from chiasm.data import cache, reading
 from chiasm.data.cache import Broken, default_folder, prepare_pictures, write_quarantine
 from chiasm.data.picture import BrokenPicture
 from chiasm.data.transforms import PreprocessConfig, read_pixels
@@ -66,7 +67,8 @@ def reads(monkeypatch):
         count.append(1)
         return read_pixels(*args, **kwargs)
 
-    monkeypatch.setattr(cache, "read_pixels", counted)
+    for module in (cache, reading):
+        monkeypatch.setattr(module, "read_pixels", counted)
     return count
 
 
@@ -112,12 +114,31 @@ def test_a_picture_of_several_examples_is_read_and_stored_once(examples, prepare
     assert len(prepare([copies[0], copies[4]], limit_bytes=8 * 12 * 3).pixels) == 1
 
 
-def test_more_pictures_than_a_block_keep_their_order(prepare, reads, monkeypatch):
-    monkeypatch.setattr(cache, "BLOCK", 4)
+@pytest.mark.parametrize("processes", [False, True])
+def test_more_pictures_than_a_block_keep_their_order(prepare, monkeypatch, processes):
+    monkeypatch.setattr(reading, "BLOCK", 4)
+    monkeypatch.setattr(reading, "RUN", 3)
+    monkeypatch.setattr(reading, "_processes_pay", lambda seconds, pictures: processes)
     examples = [example(noise(i), i) for i in range(11)]
+    examples[6] = example(b"", "bad one")
+    state = torch.get_rng_state()
     for _ in range(2):
-        assert_right(prepare(examples), examples)
-    assert len(reads) == 11
+        pictures = prepare(examples, max_broken_share=0.5)
+        assert pictures.broken == (Broken(row=6, key="bad one", reason="the file is empty"),)
+        expected = np.stack([read_pixels(examples[row].image, CONFIG) for row in pictures.good])
+        np.testing.assert_array_equal(pictures.pixels_of(pictures.good), expected)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_processes_read_many_small_pictures_only_and_only_where_they_are_forked(monkeypatch):
+    monkeypatch.setattr(reading, "available_cores", lambda: 2)
+    for method, small in (("fork", True), ("spawn", False)):
+        monkeypatch.setattr(reading.multiprocessing, "get_start_method", lambda method=method: method)
+        assert reading._processes_pay(2e-4, 10_000) is small
+        assert not reading._processes_pay(2e-3, 10_000) and not reading._processes_pay(2e-4, 1_000)
+    monkeypatch.setattr(reading.multiprocessing, "get_start_method", lambda: "fork")
+    monkeypatch.setattr(reading, "available_cores", lambda: 1)
+    assert not reading._processes_pay(2e-4, 10_000)
 
 
 def test_a_mapped_set_is_pickled_without_its_pixels(prepare):
@@ -177,7 +198,7 @@ def test_an_interrupted_reading_leaves_nothing_that_is_trusted(examples, prepare
         return read_pixels(image, config)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "read_pixels", interrupted)
+        patch.setattr(reading, "read_pixels", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(examples)
     assert files(tmp_path) == []

@@ -85,7 +85,7 @@ def test_crop_and_normalize_equal_clips(full, side):
     clip = processor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     image = noise(*full)
     config = PreprocessConfig(
-        size=(side, side), resize="crop", mean=tuple(clip.image_mean), std=tuple(clip.image_std)
+        size=(side, side), resize="crop", mean=tuple(clip.image_mean), std=tuple(clip.image_std), fast_decode=False
     )  # fmt: skip
     expected = torch.tensor(np.array(clip(image, return_tensors="np")["pixel_values"]))
     got = normalize(preprocess(image, config)[None], config)
@@ -125,6 +125,20 @@ def test_read_pixels_of_a_reduced_jpeg_are_those_of_the_full_one(tmp_path):
         assert np.abs(read_pixels(tmp_path / "a.jpg", config) - full).max() <= 6
 
 
+@given(
+    full=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    resize=st.sampled_from(["squash", "crop", "pad"]),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_fast_resize_is_pillows_within_a_shade(full, size, resize, interpolation):
+    fast = PreprocessConfig(size=size, resize=resize, interpolation=interpolation)
+    exact = dataclasses.replace(fast, fast_decode=False)
+    got, expected = (preprocess(noise(*full), config).astype(int) for config in (fast, exact))
+    assert np.abs(got - expected).max() <= 2  # a shade for each of the two directions
+
+
 def test_normalize_is_the_formula_and_the_path_of_training():
     config = PreprocessConfig(mean=(0.1, 0.5, 0.9), std=(1.0, 0.5, 0.25))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)
@@ -133,7 +147,7 @@ def test_normalize_is_the_formula_and_the_path_of_training():
     assert got.dtype == torch.float32 and got.is_contiguous()
     np.testing.assert_allclose(got.permute(0, 2, 3, 1), expected, atol=1e-5)
     assert torch.equal(got, normalize(torch.from_numpy(pixels), config))
-    assert torch.equal(got, standardize(changed(unit_images(pixels), NONE), config))
+    torch.testing.assert_close(got, standardize(changed(unit_images(pixels), NONE), config), atol=1e-6, rtol=0)
 
 
 def test_configurations_travel_as_json_and_refuse_nonsense():

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ import PIL
 from jaxtyping import Int, UInt8
 
 from chiasm import config
-from chiasm.data.picture import BrokenPicture, picture_of
+from chiasm.data.picture import picture_of
+from chiasm.data.reading import BLOCK, available_cores, blocks
 from chiasm.data.source import View
 from chiasm.data.transforms import NO_PICTURES, PreprocessConfig, read_pixels
 from chiasm.errors import UserError
@@ -34,10 +35,8 @@ LIMIT_BYTES = 8 * 2**30
 """A data set with more pixels than this is read anew for every batch."""
 FOLDER_BYTES = 20 * 2**30
 """What the cache folder may hold; beyond it the files that were used longest ago go."""
-FORMAT = 2
+FORMAT = 3
 """To be raised whenever the same file would become other pixels than before."""
-BLOCK = 256
-"""Pictures read between two writes."""
 PART_SECONDS = 24 * 3600
 """An unfinished file of this age is left over from a process that died."""
 
@@ -182,7 +181,8 @@ def _placed(examples: Sequence[Example]) -> tuple[Int[np.ndarray, " rows"], list
             if example.image is not None:
                 identity = repr(_identity(example.image)).encode("utf-8", "backslashreplace")
                 places[row] = numbers.setdefault(identity, len(numbers))
-            advance(1)
+            if row % BLOCK == 0:
+                advance(BLOCK)
     return places, list(numbers)
 
 
@@ -205,11 +205,12 @@ def _broken_rows(examples: Sequence[Example], places: Int[np.ndarray, " rows"], 
 
 def _identity(picture: Picture) -> tuple[Any, ...]:
     if isinstance(picture, Path):
+        path = str(picture.absolute())
         try:
             status = picture.stat()
         except OSError as error:
-            return str(picture.absolute()), error.errno
-        return str(picture.absolute()), status.st_size, status.st_mtime_ns
+            return path, error.errno
+        return path, status.st_size, status.st_mtime_ns
     if isinstance(picture, np.ndarray):
         return picture.shape, str(picture.dtype), hashlib.blake2b(np.ascontiguousarray(picture).data).hexdigest()
     return (hashlib.blake2b(picture).hexdigest(),)
@@ -242,15 +243,16 @@ def _file_crc32(path: Path) -> int:
 def _build(examples: Sequence[Example], preprocess: PreprocessConfig, folder: Path, stem: str, stored: bool) -> _Entry:
     """Read every picture; write pixels, then entry, each under a name of its own until it is whole."""
     broken: list[_Unread] = []
-    crc = size = 0
+    crc = size = rows = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _replacing(folder / f"{stem}.pixels", wanted=stored) as part, part.open("wb") as file:
-            for pixels, failed in _blocks(examples, preprocess):
-                broken += failed
+            for pixels, reasons in blocks(examples, preprocess):
+                broken += [_Unread(place=rows + i, reason=why) for i, why in enumerate(reasons) if why is not None]
+                rows += len(reasons)
                 if stored:
-                    size += file.write(pixels.data)
-                    crc = zlib.crc32(pixels.data, crc)
+                    size += file.write(pixels.numpy().data)
+                    crc = zlib.crc32(pixels.numpy().data, crc)
         entry = _Entry(broken=tuple(broken), pixel_bytes=size, crc32=crc)
         with _replacing(folder / f"{stem}.json") as part:
             config.save(entry, part)
@@ -274,36 +276,6 @@ def _replacing(path: Path, wanted: bool = True) -> Iterator[Path]:
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _blocks(
-    examples: Sequence[Example], preprocess: PreprocessConfig
-) -> Iterator[tuple[UInt8[np.ndarray, "b height width 3"], list[_Unread]]]:
-    with ThreadPoolExecutor(available_cores()) as pool, counting("Reading pictures", len(examples)) as advance:
-        for start in range(0, len(examples), BLOCK):
-            # Examples are made here, in one thread: a source need not be safe with several. Pillow frees the GIL.
-            part = [examples[row] for row in range(start, min(start + BLOCK, len(examples)))]
-            pixels = np.zeros((len(part), *preprocess.size, 3), dtype=np.uint8)
-            broken = []
-            for i, read in enumerate(pool.map(partial(_read, preprocess), part)):
-                if isinstance(read, BrokenPicture):
-                    broken.append(_Unread(place=start + i, reason=read.reason))
-                else:
-                    pixels[i] = read
-            yield pixels, broken
-            advance(len(part))
-
-
-def _read(preprocess: PreprocessConfig, example: Example) -> np.ndarray | BrokenPicture:
-    try:
-        return read_pixels(picture_of(example), preprocess)
-    except BrokenPicture as error:
-        return error
-
-
-def available_cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _evict(folder: Path, keep: str) -> None:

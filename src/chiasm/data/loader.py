@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from chiasm.data.cache import Pictures
 from chiasm.data.sound import Sounds
-from chiasm.data.transforms import NO_PICTURES, AugmentConfig, PreprocessConfig, augment, standardize, unit_images
+from chiasm.data.transforms import (
+    NO_PICTURES,
+    AugmentConfig,
+    PreprocessConfig,
+    augment,
+    normalize,
+    standardize,
+    unit_images,
+)
 from chiasm.errors import UserError
 from chiasm.progress import counting
 from chiasm.text import Tokenizer
@@ -188,12 +196,14 @@ class Loader:
         return np.random.default_rng((self.seed, purpose, index))
 
     def _made(self, rows: np.ndarray, picks: np.ndarray, generator: torch.Generator | None) -> Batch:
-        images = unit_images(self.pictures.pixels_of(self.rows[rows]))
-        if self.augment and generator and images.numel():
-            images = augment(images, self.augment, generator)
+        pixels = self.pictures.pixels_of(self.rows[rows])
+        if self.augment and generator and pixels.size:
+            images = standardize(augment(unit_images(pixels), self.augment, generator), self.preprocess)
+        else:
+            images = normalize(pixels, self.preprocess)
         texts = self._texts[self._starts[rows] + picks]
         ids, keep = self._tokens.padded(texts) if self._tokens else _no_tokens(len(rows))
-        images, shown = standardize(images, self.preprocess), torch.from_numpy(self._shown[rows])
+        shown = torch.from_numpy(self._shown[rows])
         is_whole = bool(shown.all()) or not images.numel()
         sounds, sound_keep = self.sounds.of(self.rows[rows]) if self.sounds else (None, None)
         return Batch(

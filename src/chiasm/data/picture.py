@@ -58,7 +58,7 @@ def read_picture(picture: Picture, *, at_least_pixels: tuple[int, int] | None = 
         with _open(picture) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            if at_least_pixels:
+            if at_least_pixels and min(image.size) >= 2 * min(at_least_pixels):  # else there is nothing to reduce
                 height, width = at_least_pixels
                 image.draft(None, (height, width) if _orientation(image) >= 5 else (width, height))
             image.load()
@@ -83,9 +83,10 @@ def _open(picture: Picture) -> Image.Image:
         if picture.size == 0:
             raise BrokenPicture("it has no pixels")
         return Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
-    if (picture.stat().st_size if isinstance(picture, Path) else len(picture)) == 0:
+    content = picture.read_bytes() if isinstance(picture, Path) else picture
+    if not content:
         raise BrokenPicture("the file is empty")
-    return Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture), formats=_formats())
+    return Image.open(io.BytesIO(content), formats=_formats())
 
 
 @lru_cache
@@ -95,6 +96,8 @@ def _formats() -> tuple[str, ...]:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "JPEG" and not image.info.keys() & {"exif", "xmp"}:
+        return 1  # looking for what is not there takes as long as decoding a thumbnail
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF beside sound pixels
@@ -119,7 +122,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     canvas = Image.new("RGBA", image.size, "white")
     canvas.alpha_composite(image.convert("RGBA"))
     return canvas.convert("RGB")

@@ -1,0 +1,120 @@
+"""Every picture of a data set read once, block by block, in threads or (where Python is most of the work) processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from chiasm.data.picture import BrokenPicture, picture_of
+from chiasm.data.transforms import PreprocessConfig, read_pixels
+from chiasm.progress import counting
+from chiasm.types import Example
+
+BLOCK = 64
+"""Pictures read between two writes."""
+RUN = 8
+"""Pictures of a block that a thread reads in one go."""
+SMALL_SECONDS = 4e-4
+"""A picture that takes less of a processor's time than this is mostly Python's overhead."""
+
+Block = tuple[UInt8[Tensor, "b height width 3"], list[str | None]]
+"""Pixels, black where a picture cannot be read, and of each the reason why, None where it can."""
+
+_Begun = tuple[UInt8[np.ndarray, "b height width 3"], Iterator[list[str | None]]]
+
+
+def blocks(examples: Sequence[Example], preprocess: PreprocessConfig) -> Iterator[Block]:
+    """All pictures in order, BLOCK at a time; the last block may be smaller."""
+    made = _Blocks(examples, preprocess)
+    starts = range(0, len(examples), BLOCK)
+    with ThreadPoolExecutor(available_cores()) as pool, counting("Reading pictures", len(examples)) as advance:
+        began = time.process_time()
+        first = _done(made.begun(0, pool))
+        picture_seconds = (time.process_time() - began) / len(first[1])
+        if _processes_pay(picture_seconds, len(examples) - BLOCK):
+            # A generator of its own: the default one draws from the global state, which training wants to itself.
+            rest: Iterable[Block] = DataLoader(
+                made, batch_size=None, sampler=starts[1:], num_workers=available_cores(), collate_fn=_as_it_is,
+                generator=torch.Generator(),
+            )  # fmt: skip
+        else:
+            begun = chain((made.begun(start, pool) for start in starts[1:]), [None])
+            rest = (_done(block) for block, _ in pairwise(begun) if block)  # the next is read while one is written
+        for block in chain([first], rest):
+            yield block
+            advance(len(block[1]))
+
+
+def _processes_pay(picture_seconds: float, pictures: int) -> bool:
+    """Whether to read so many pictures in processes: reading small ones is mostly Python, which threads cannot share.
+
+    Only where processes are forked: others would import everything first, which takes longer than they save.
+    """
+    if picture_seconds > SMALL_SECONDS or picture_seconds * pictures < 1 or available_cores() == 1:
+        return False
+    return multiprocessing.get_start_method() == "fork" and not multiprocessing.current_process().daemon
+
+
+class _Blocks(Dataset[Block]):
+    """Blocks by the row that they start at, as PyTorch's worker processes want them."""
+
+    def __init__(self, examples: Sequence[Example], preprocess: PreprocessConfig):
+        self.examples = examples
+        self.preprocess = preprocess
+
+    def __getitem__(self, start: int) -> Block:
+        pixels, part = self._empty(start)
+        return torch.from_numpy(pixels), _fill(pixels, part, self.preprocess)
+
+    def begun(self, start: int, pool: ThreadPoolExecutor) -> _Begun:
+        """The same, still being read by threads; Pillow and PyTorch free the GIL while they decode and resize."""
+        pixels, part = self._empty(start)
+        runs = [slice(first, first + RUN) for first in range(0, len(part), RUN)]
+        return pixels, pool.map(lambda run: _fill(pixels[run], part[run], self.preprocess), runs)
+
+    def _empty(self, start: int) -> tuple[UInt8[np.ndarray, "b height width 3"], list[Example]]:
+        # Examples are made here, in one thread: a source need not be safe with several.
+        part = [self.examples[row] for row in range(start, min(start + BLOCK, len(self.examples)))]
+        return np.zeros((len(part), *self.preprocess.size, 3), dtype=np.uint8), part
+
+
+def _done(begun: _Begun) -> Block:
+    pixels, reasons = begun
+    return torch.from_numpy(pixels), list(chain(*reasons))
+
+
+def _as_it_is(block: Any) -> Any:
+    return block
+
+
+def _fill(
+    pixels: UInt8[np.ndarray, "b height width 3"], examples: Sequence[Example], preprocess: PreprocessConfig
+) -> list[str | None]:
+    """Read the pictures into their pixels; of each the reason why it cannot be read, None where it can."""
+    reasons: list[str | None] = []
+    for place, example in enumerate(examples):
+        try:
+            pixels[place] = read_pixels(picture_of(example), preprocess)
+            reasons.append(None)
+        except BrokenPicture as error:
+            reasons.append(error.reason)
+    return reasons
+
+
+def available_cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+__all__ = ["BLOCK", "Block", "available_cores", "blocks"]
