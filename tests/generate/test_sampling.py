@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chiasm.generate import GenerateConfig, filter_logits, repeated_ngrams
-from chiasm.generate.sampling import forbid
+from chiasm.generate.sampling import NUCLEUS, draw, forbid
 from chiasm.models.language import TextRules
 
 RULES = TextRules()
@@ -49,6 +49,27 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_the_sum_and_at_least_one(logit
     assert kept(filtered) == set(best) or near_the_edge
     assert len(kept(filtered)) >= 1
     assert torch.equal(filtered[0, list(kept(filtered))], logits[0, list(kept(filtered))])
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("top_k", [None, 40, 400])
+def test_a_nucleus_of_a_large_vocabulary_is_that_of_all_its_tokens_sorted(spread, top_k):
+    logits = spread * torch.randn(4, 2 * NUCLEUS, generator=torch.Generator().manual_seed(0))
+    for row, filtered in zip(logits, filter_logits(logits, top_k=top_k, top_p=0.9), strict=True):
+        best = row.sort(descending=True).values[:top_k].double().softmax(0)
+        wanted = 1 + int((best.cumsum(0) < 0.9).sum())
+        assert abs(int(filtered.isfinite().sum()) - wanted) <= 1  # the sum is near the edge, rounded
+        assert filtered.isfinite()[row.topk(wanted - 1).indices].all() or spread == 0
+
+
+def test_draws_are_of_tokens_that_remain_and_one_number_each_decides():
+    logits = torch.randn(500, 3 * NUCLEUS, generator=torch.Generator().manual_seed(0))
+    for settings in ({}, {"top_k": 3}, {"top_p": 0.05}, {"top_p": 0.99, "temperature": 0.5}):
+        config = GenerateConfig(mode="sample", **settings)
+        drawn = draw(logits, config, torch.Generator().manual_seed(1))
+        kept = filter_logits(logits, **{"temperature": config.temperature, **settings}).isfinite()
+        assert kept.gather(1, drawn[:, None]).all()
+        assert torch.equal(drawn[:100], draw(logits[:100], config, torch.Generator().manual_seed(1)))
 
 
 def test_top_p_below_the_likeliest_token_keeps_it_alone():

@@ -60,8 +60,10 @@ def test_every_chunking_of_a_prefix_gives_the_uncached_logits(model, make_images
     torch.testing.assert_close(torch.cat(parts, 1), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("first", [0, 3])
 @torch.no_grad()
-def test_steps_equal_the_forward_pass_after_any_reordering(model, make_images):
+def test_steps_equal_the_forward_pass_after_any_reordering(model, make_images, first):
+    """Until step `first`, every row goes on from itself."""
     images, beams, generator = make_images(3), 4, torch.Generator().manual_seed(0)
     draft, ids = model.start(images, beams), torch.full((12, 1), BOS)
     pictures = torch.arange(3)
@@ -74,10 +76,39 @@ def test_steps_equal_the_forward_pass_after_any_reordering(model, make_images):
         assert bool(read) == (model.config.fusion in ("cross", "perceiver"))
         places = torch.randperm(len(pictures), generator=generator)[: 2 if step >= 4 else 3]
         within = torch.randint(beams, (len(places), beams), generator=generator)
+        if step < first:
+            within = torch.arange(beams).expand(len(places), -1)
         rows = (places[:, None] * beams + within).flatten()
         model.reorder(draft, rows)
         pictures, ids = pictures[places], ids[rows]
         ids = torch.cat([ids, torch.randint(3, 11, (len(ids), 1), generator=generator)], 1)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+@torch.no_grad()
+def test_beams_go_on_by_several_tokens_at_once(model, make_images, chunk):
+    images, beams, generator = make_images(3), 2, torch.Generator().manual_seed(0)
+    draft, ids = model.start(images, beams), torch.randint(3, 11, (6, 4), generator=generator)
+    model.decoder.step(ids, draft)
+    rows = torch.tensor([1, 1, 2, 3, 5, 4])
+    model.reorder(draft, rows)
+    more = torch.randint(3, 11, (6, 6), generator=generator)
+    got = torch.cat([model.decoder.step(part, draft) for part in more.split(chunk, 1)], 1)
+    whole = model.head(model(images.repeat_interleave(beams, 0), torch.cat([ids[rows], more], 1)))
+    torch.testing.assert_close(got, whole[:, 4:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_beams_that_go_on_from_others_copy_no_keys(make_captioner, make_images):
+    model = make_captioner(context=40)
+    draft = model.start(make_images(2), 3)
+    places = set()
+    for step in range(12):
+        model.step(torch.full((6,), 3), draft)
+        if step:  # at the first change the beams of a picture move together, once
+            model.reorder(draft, torch.tensor([1, 0, 0, 5, 5, 3]))
+        places |= {draft.caches[0]._buffer.data_ptr()}
+    assert draft.caches[0].length == 36 and len(places) <= 4  # doubled when full
 
 
 def uncached_greedy(model, image, longest):

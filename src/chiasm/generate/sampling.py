@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from chiasm.models.language import TextRules
@@ -53,20 +53,43 @@ class GenerateConfig:
             raise ValueError(f"{self.captions} captions need at least as many beams, not {self.beams}")
 
 
+NUCLEUS = 256
+"""Among how many likeliest tokens a nucleus is looked for first: sorting all of them takes longer than a step."""
+
+
 def filter_logits(
     logits: Float[Tensor, "r v"], *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Float[Tensor, "r v"]:
     """Logits to sample from: tempered, and -inf outside the top k and the nucleus."""
-    logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        ranked = logits.topk(top_k)
-        logits = torch.full_like(logits, -torch.inf).scatter(-1, ranked.indices, ranked.values)
-    if top_p is not None and top_p < 1:
-        ranked = logits.sort(descending=True, stable=True)
-        probs = ranked.values.softmax(-1)
-        outside = probs.cumsum(-1) - probs >= top_p  # the mass before a token: the first one is always inside
-        logits = logits.scatter(-1, ranked.indices, ranked.values.masked_fill(outside, -torch.inf))
-    return logits
+    choices, tokens = candidates(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    return choices if tokens is None else torch.full_like(logits, -torch.inf).scatter(-1, tokens, choices)
+
+
+def candidates(
+    logits: Float[Tensor, "r v"], *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> tuple[Float[Tensor, "r c"], Int[Tensor, "r c"] | None]:
+    """The tempered logits of the tokens that may be drawn (-inf for others among them), and their ids if not all."""
+    if temperature != 1:
+        logits = logits / temperature
+    few = top_k is not None and top_k < logits.shape[1]
+    if top_p is None or top_p == 1:
+        return tuple(logits.topk(top_k)) if few else (logits, None)
+    choices, tokens = logits.topk(top_k if few else min(NUCLEUS, logits.shape[1]))
+    log_sum = (choices if few else logits).logsumexp(-1, keepdim=True)
+    if not few and bool(((choices - log_sum).exp().sum(-1) < top_p).any()):
+        choices, tokens = logits.sort(descending=True, stable=True)
+    probs = (choices - log_sum).exp()
+    outside = probs.cumsum(-1) - probs >= top_p  # the mass before a token: the first one is always inside
+    return choices.masked_fill(outside, -torch.inf), tokens
+
+
+def draw(logits: Float[Tensor, "r v"], config: GenerateConfig, generator: torch.Generator) -> Int[Tensor, " r"]:
+    """One token per row, by one random number per row: where it falls among the cumulated probabilities."""
+    choices, tokens = candidates(logits, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
+    shares = choices.softmax(-1).cumsum(-1)
+    number = torch.rand(len(shares), 1, generator=generator, device=shares.device) * shares[:, -1:]
+    places = torch.searchsorted(shares, number, right=True).clamp_(max=shares.shape[1] - 1)
+    return (places if tokens is None else tokens.gather(1, places))[:, 0]
 
 
 def repeated_ngrams(written: Int[Tensor, "r t"], n: int) -> list[tuple[int, int]]:
@@ -82,12 +105,14 @@ def repeated_ngrams(written: Int[Tensor, "r t"], n: int) -> list[tuple[int, int]
 def forbid(
     logits: Float[Tensor, "r v"], written: Int[Tensor, "r t"], rules: TextRules, config: GenerateConfig
 ) -> Float[Tensor, "r v"]:
-    """fp32 logits with -inf where a token may not come next: a reserved id, an early end, a repeated n-gram.
+    """fp32 logits with -inf, written in place, where a token may not come next: a reserved id, an early end, a repeat.
 
     Where no token is left, the text ends, early or not.
     """
-    never = _never(rules, logits.shape[1], written.shape[1] < config.min_tokens, logits.device)
-    logits = logits.float().masked_fill(never, -torch.inf)
+    logits = logits.float()
+    never = _never(rules, written.shape[1] < config.min_tokens, logits.device)
+    if len(never):
+        logits.index_fill_(1, never, -torch.inf)
     if config.no_repeat_ngram:
         pairs = repeated_ngrams(written, config.no_repeat_ngram)
         if pairs:
@@ -98,9 +123,7 @@ def forbid(
 
 
 @lru_cache(maxsize=64)
-def _never(rules: TextRules, vocabulary: int, early: bool, device: torch.device) -> Bool[Tensor, " v"]:
-    """True at the ids that no text holds, and at EOT where it is too early; made once, not at every step."""
+def _never(rules: TextRules, early: bool, device: torch.device) -> Int[Tensor, " never"]:
+    """The ids that no text holds, with EOT where it is too early; on the device once, not at every step."""
     with torch.inference_mode(False):  # it outlives the mode in which it is first asked for
-        never = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-        never[[*rules.unwritten, rules.eot] if early else rules.unwritten] = True
-    return never
+        return torch.tensor([*rules.unwritten, rules.eot] if early else rules.unwritten, dtype=torch.long, device=device)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from chiasm.generate.beam import beam_search
-from chiasm.generate.sampling import GenerateConfig, filter_logits, forbid
+from chiasm.generate.sampling import GenerateConfig, draw, forbid
 from chiasm.generate.written import Written
 from chiasm.models import Writer
 
@@ -74,7 +74,7 @@ def _steps(
     alive = [True] * len(rows)
     for length in range(longest + 1):
         logits = forbid(writer.step(current, draft), written, rules, config)
-        current = _choose(logits, config, generator)
+        current = draw(logits, config, generator) if config.mode == "sample" else logits.max(-1).indices
         chosen = logits.log_softmax(-1).gather(1, current[:, None])[:, 0]
         tokens = current.tolist()
         yield [
@@ -92,13 +92,6 @@ def _steps(
             writer.reorder(draft, chosen_rows)
             current, written = current[chosen_rows], written[chosen_rows]
             rows, alive = [rows[place] for place in going], [alive[place] for place in going]
-
-
-def _choose(logits: Float[Tensor, "r v"], config: GenerateConfig, generator: torch.Generator) -> Int[Tensor, " r"]:
-    if config.mode != "sample":
-        return logits.argmax(-1)
-    filtered = filter_logits(logits, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
-    return torch.multinomial(filtered.softmax(-1), 1, generator=generator)[:, 0]
 
 
 def _going_on(alive: list[bool], captions: int) -> list[int]:

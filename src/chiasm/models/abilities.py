@@ -37,7 +37,8 @@ class Writer(ABC, Generic[D]):
 
     @abstractmethod
     def step(self, ids: Int[Tensor, " r"], draft: D) -> Float[Tensor, "r v"]:
-        """Append one token to every row of the draft (which remembers them); returns the next token's logits."""
+        """Append one token to every row of the draft (which remembers them); returns the next token's logits, which
+        are the caller's to change."""
 
     def reorder(self, draft: D, rows: Int[Tensor, " r"]) -> None:
         """Keep the given rows of the draft, in the given order, whole pictures together."""

@@ -23,6 +23,7 @@ from chiasm.nn import (
     KeyValueCache,
     KeyValues,
     TokenEmbed,
+    causal_keep,
     init_weights,
     prefix_causal_keep,
 )
@@ -94,23 +95,61 @@ class Draft:
     caches: list[KeyValueCache]
     """Per layer, keys and values of the prefix and of the `length` tokens so far."""
     steps: list[BlockStep]
+    rows: int | None = None
+    """How many there are; None before the first step of a draft without a context or a prefix."""
+    ancestry: Bool[Tensor, "pictures beams s"] | None = None
+    """Which of all tokens that a picture's beams have read lie on the way to each of its beams.
+
+    None while every row has gone on from itself. From its first change on, the beams of a picture share their caches,
+    and none of the keys and values is ever copied again when beams go on from others.
+    """
     length: int = 0
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep the given rows, in the given order; beams of a picture stay side by side."""
+        places = rows.view(-1, self.beams)
+        pictures, within = places[:, 0] // self.beams, places % self.beams
+        assert self.rows is not None
+        if self.ancestry is None and not torch.equal(within, _numbers(self.beams, rows).expand_as(within)):
+            self._share(self.rows // self.beams, rows.device)
+        if self.ancestry is not None:
+            self.ancestry = self.ancestry[pictures[:, None], within]
+        if len(rows) == self.rows and torch.equal(pictures, _numbers(len(pictures), rows)):
+            return
+        self.rows = len(rows)
         for cache in self.caches:
-            cache.select(rows)
+            cache.select(rows if self.ancestry is None else pictures)
         if self.prefix_keep is not None:
             self.prefix_keep = self.prefix_keep[rows]
-        known = [context for context in self.contexts if context is not None]
-        if not known:
-            return
-        before = known[0].keys.shape[0]
-        pictures = rows[:: self.beams] // self.beams
-        if len(pictures) != before or not torch.equal(pictures, torch.arange(before, device=rows.device)):
-            self.contexts = [context and context.select(pictures) for context in self.contexts]
-            if self.context_keep is not None:
-                self.context_keep = self.context_keep[pictures]
+        self.contexts = [context and context.select(pictures) for context in self.contexts]
+        if self.context_keep is not None:
+            self.context_keep = self.context_keep[pictures]
+
+    def extend(self, tokens: int) -> Bool[Tensor, "r n"] | Bool[Tensor, "pictures q n"] | None:
+        """Go on by so many tokens; returns what each of them may read, itself included (None: all that is before it).
+
+        With an ancestry, the q = beams × tokens of a picture are queries side by side, and their order is in it.
+        """
+        self.length += tokens
+        if self.ancestry is None:
+            return None if self.prefix_keep is None else F.pad(self.prefix_keep, (0, self.length), value=True)
+        itself = torch.eye(self.beams, dtype=torch.bool, device=self.ancestry.device)
+        before, pictures = self.ancestry.repeat_interleave(tokens, 1), len(self.ancestry)
+        new = torch.kron(itself, causal_keep(tokens, tokens, itself.device))
+        own = itself.repeat_interleave(tokens, 1)
+        self.ancestry = torch.cat([self.ancestry, own.expand(pictures, -1, -1)], 2)
+        return self.ancestry if tokens == 1 else torch.cat([before, new.expand(pictures, -1, -1)], 2)
+
+    def _share(self, pictures: int, device: torch.device) -> None:
+        """From now on the beams of a picture are queries to the same keys, told apart by their ancestry."""
+        itself = torch.eye(self.beams, dtype=torch.bool, device=device)
+        seen = self.caches[0].length
+        self.ancestry = itself.repeat_interleave(seen, 1).expand(pictures, -1, -1)
+        if self.prefix_keep is not None:
+            prefix = F.pad(self.prefix_keep, (0, self.length), value=True).view(pictures, 1, -1)
+            self.ancestry, self.prefix_keep = self.ancestry & prefix, None
+        for cache in self.caches:
+            cache.share(self.beams)
 
 
 class CausalDecoder(nn.Module):
@@ -171,6 +210,7 @@ class CausalDecoder(nn.Module):
             beams=beams,
             caches=[KeyValueCache() for _ in self.blocks],
             steps=[BlockStep(block) for block in self.blocks],
+            rows=None if context is None else beams * len(context.tokens),
         )
         if prefix is not None:
             self._prefill(draft, prefix)
@@ -179,17 +219,21 @@ class CausalDecoder(nn.Module):
     def step(self, ids: Int[Tensor, "r l"], draft: Draft) -> Float[Tensor, "r l v"]:
         """Logits after each of the next `l` tokens of every row, which the draft then remembers."""
         x = self.embed(ids, draft.length)
-        draft.length += ids.shape[1]
-        all_read = draft.context_keep is None and draft.prefix_keep is None
-        if ids.shape[1] == 1 and all_read and not self.training:
-            row = x[:, 0]
+        r, l, d = x.shape
+        draft.rows, keep = r, draft.extend(l)
+        shared = draft.ancestry is not None
+        if l == 1 and draft.context_keep is None and (keep is None or shared) and not self.training:
+            row, mask = x[:, 0], None
+            if keep is not None:
+                mask = row.new_zeros(()).masked_fill(~keep[:, None], -torch.inf)
             for step, cache, context in zip(draft.steps, draft.caches, draft.contexts, strict=True):
-                row = step(row, cache, context)
+                row = step(row, cache, context, mask)
             return self.head(self.norm(row))[:, None]
-        keep = None if draft.prefix_keep is None else F.pad(draft.prefix_keep, (0, draft.length), value=True)
+        if shared:
+            x = x.view(r // draft.beams, -1, d)
         for block, cache, context in zip(self.blocks, draft.caches, draft.contexts, strict=True):
-            x = block(x, keep=keep, causal=True, cache=cache, context=context, context_keep=draft.context_keep)
-        return self.head(self.norm(x))
+            x = block(x, keep=keep, causal=not shared, cache=cache, context=context, context_keep=draft.context_keep)
+        return self.head(self.norm(x)).view(r, l, -1)
 
     def attention_maps(
         self, ids: Int[Tensor, "b l"], context: Encoded | None = None, prefix: Encoded | None = None
@@ -227,9 +271,17 @@ class CausalDecoder(nn.Module):
         x = prefix.tokens
         for block, cache in zip(self.blocks, draft.caches, strict=True):
             x = block(x, keep=prefix.keep, cache=cache)
-        draft.prefix_keep = prefix.keep
+        draft.prefix_keep, draft.rows = prefix.keep, len(x) * draft.beams
         if draft.beams > 1:
-            draft.select(torch.arange(len(x), device=x.device).repeat_interleave(draft.beams))
+            rows = torch.arange(len(x), device=x.device).repeat_interleave(draft.beams)
+            for cache in draft.caches:
+                cache.select(rows)
+            if prefix.keep is not None:
+                draft.prefix_keep = prefix.keep[rows]
+
+
+def _numbers(count: int, like: Tensor) -> Int[Tensor, " n"]:
+    return torch.arange(count, device=like.device)
 
 
 def _read(block: Block, context: Encoded | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class KeyValueCache:
 
     def __init__(self) -> None:
         self.length = 0
-        self._buffer: Float[Tensor, "b capacity 2 h k"] | None = None
+        self._buffer: Float[Tensor, "2 b h capacity k"] | None = None
 
     def append(self, new: KeyValues) -> KeyValues:
         """Remember the keys and values of further tokens; returns those of all tokens so far."""
@@ -40,22 +40,34 @@ class KeyValueCache:
 
     def append_stacked(self, new: Float[Tensor, "b n 2 h k"]) -> KeyValues:
         """The same with keys and values in one tensor, as one projection makes them: one copy."""
-        start, self.length = self.length, self.length + new.shape[1]
+        start, tokens = self.length, new.shape[1]
+        self.length = start + tokens
         buffer = self._buffer
-        if buffer is None or self.length > buffer.shape[1]:
+        if buffer is None or self.length > buffer.shape[3]:
             buffer = self._buffer = self._grown(new)
-        buffer[:, start : self.length] = new
-        return KeyValues(*buffer[:, : self.length].permute(2, 0, 3, 1, 4))
+        buffer.narrow(3, start, tokens).copy_(new.permute(2, 0, 3, 1, 4))
+        return KeyValues._make(buffer.narrow(3, 0, self.length).unbind())
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep the given rows of the batch, in the given order: beams that live on, captions that go on."""
         assert self._buffer is not None
-        self._buffer = self._buffer.index_select(0, rows)
+        self._buffer = self._buffer.index_select(1, rows)
 
-    def _grown(self, new: Float[Tensor, "b n 2 h k"]) -> Float[Tensor, "b capacity 2 h k"]:
-        grown = new.new_empty(len(new), max(16, 2 * self.length), *new.shape[2:])
+    def share(self, rows: int) -> None:
+        """Make one row of every `rows` side by side, which holds the tokens of the first, then those of the next, … .
+
+        From then on a token is appended for each of them, in this order.
+        """
+        assert self._buffer is not None
+        seen = self._buffer.narrow(3, 0, self.length).unflatten(1, (-1, rows))
+        self._buffer = seen.transpose(2, 3).flatten(3, 4)
+        self.length *= rows
+
+    def _grown(self, new: Float[Tensor, "b n 2 h k"]) -> Float[Tensor, "2 b h capacity k"]:
+        b, _, _, h, k = new.shape
+        grown = new.new_empty(2, b, h, max(16, 2 * self.length), k)
         if self._buffer is not None:
-            grown[:, : self._buffer.shape[1]] = self._buffer
+            grown[:, :, :, : self._buffer.shape[3]] = self._buffer
         return grown
 
 

@@ -22,10 +22,11 @@ class BlockStep:
 
     def __init__(self, block: Block):
         own = block.attend_self
-        self.heads = own.heads
+        self.heads, self.width = own.heads, own.key_width // own.heads
         self.norm_self, self.norm_mlp = _norm(block.norm_self), _norm(block.norm_mlp)
-        self.key_value = own.key_value.weight
-        self.query, self.out = _linear(own.query), _linear(own.out)
+        joined = own.query.weight, own.key_value.weight  # one product instead of two
+        self.project = torch.cat(joined), F.pad(own.query.bias, (0, len(own.key_value.weight)))
+        self.out = _linear(own.out)
         self.up, self.down = _linear(block.mlp[0]), _linear(block.mlp[2])
         self.act = block.mlp[1].forward
         if block.reads_context:
@@ -33,18 +34,28 @@ class BlockStep:
             self.query_cross, self.out_cross = _linear(block.attend_cross.query), _linear(block.attend_cross.out)
 
     def __call__(
-        self, x: Float[Tensor, "r d"], cache: KeyValueCache, context: KeyValues | None = None
+        self,
+        x: Float[Tensor, "r d"],
+        cache: KeyValueCache,
+        context: KeyValues | None = None,
+        mask: Float[Tensor, "s 1 k n"] | None = None,
     ) -> Float[Tensor, "r d"]:
-        """The block applied to the token that follows those in the cache; all of the context can be read."""
+        """The block applied to the token that follows those in the cache; all of the context can be read.
+
+        With a `mask`, to be added to the scores, the rows of `k` texts share what they have read (`KeyValueCache.share`).
+        """
         r, d = x.shape
+        k = 1 if mask is None else mask.shape[2]
         normed = torch.layer_norm(x, *self.norm_self)
-        own = cache.append_stacked(F.linear(normed, self.key_value).view(r, 1, 2, self.heads, -1))
-        read = F.scaled_dot_product_attention(F.linear(normed, *self.query).view(r, self.heads, 1, -1), *own)
-        x = x + F.linear(read.view(r, d), *self.out)
+        own = F.linear(normed, *self.project).view(-1, k, 3, self.heads, self.width)
+        keys, values = cache.append_stacked(own.narrow(2, 1, 2))
+        read = F.scaled_dot_product_attention(own.select(2, 0).transpose(1, 2), keys, values, attn_mask=mask)
+        x = x + F.linear(read.transpose(1, 2).reshape(r, d), *self.out)
         if context is not None:
+            keys, values = context
             normed = torch.layer_norm(x, *self.norm_cross)
-            queries = F.linear(normed, *self.query_cross).view(len(context.keys), -1, self.heads, d // self.heads)
-            read = F.scaled_dot_product_attention(queries.transpose(1, 2), *context)
+            queries = F.linear(normed, *self.query_cross).view(keys.shape[0], -1, self.heads, self.width)
+            read = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values)
             x = x + F.linear(read.transpose(1, 2).reshape(r, d), *self.out_cross)
         normed = torch.layer_norm(x, *self.norm_mlp)
         return x + F.linear(self.act(F.linear(normed, *self.up)), *self.down)
