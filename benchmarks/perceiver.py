@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from chiasm.progress import track
 from chiasm.types import Encoded
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PASSES = {"forward": False, "forward + backward": True}
+APART = {"fp32": 1e-4, "bf16": 0.1}
+"""By how much outputs and gradients may differ at most, relative to the largest."""
 MIB = 2**20
 SLOW_SECONDS = 20.0
 """A first step that takes longer is the measurement."""
@@ -88,26 +92,34 @@ def main() -> None:
         rows += curve
         if args.picture is not None:
             draw(curve, args.picture)
-    report(f"Perceivers, forward and backward, {args.repeat} times", rows, args.out)
+    report(f"Perceivers, {args.repeat} times", rows, args.out)
 
 
 def beside_transformers(sizes: Sizes, repeat: int, threads: int | None) -> list[dict[str, Any]]:
-    """Time and memory of both sides, and how far apart their outputs and gradients are."""
+    """Time and memory of both sides, and how far apart their outputs and gradients are, which must be little."""
     sides = {"transformers": peer_step, "chiasm": own_step}
-    jobs = [(name, precision) for _ in range(repeat) for precision in PRECISIONS for name in sides]
-    found: dict[tuple[str, str], list[tuple[float, int]]] = {}
-    for name, precision in track(jobs, "side by side", total=len(jobs)):
-        found.setdefault((name, precision), []).append(in_process(sides[name], sizes, precision, threads))
+    kinds = [(precision, passes) for precision in PRECISIONS for passes in PASSES]
+    jobs = [(name, *kind) for _ in range(repeat) for kind in kinds for name in sides]
+    found: dict[tuple[str, str, str], list[tuple[float, int]]] = {}
+    for name, precision, passes in track(jobs, "side by side", total=len(jobs)):
+        job = partial(sides[name], backward=PASSES[passes])
+        found.setdefault((name, precision, passes), []).append(in_process(job, sizes, precision, threads))
+    apart = {precision: in_process(difference, sizes, precision, threads) for precision in PRECISIONS}
+    ceiling = {precision: in_process(matmul_flops, sizes, precision, threads) for precision in PRECISIONS}
+    for precision, most in APART.items():
+        if apart[precision] > most:
+            raise SystemExit(f"the sides differ by {apart[precision]:.2g} of the largest value in {precision}")
     rows = []
-    for precision in PRECISIONS:
-        theirs, ours = (found[name, precision] for name in sides)
-        apart = in_process(difference, sizes, precision, threads)
-        for name, values in zip(sides, (theirs, ours), strict=True):
+    for precision, passes in kinds:
+        flops = theory(sizes, "perceiver") / (1 if PASSES[passes] else 3)
+        for name in sides:
+            values = found[name, precision, passes]
+            seconds = statistics.median(seconds for seconds, _ in values)
             rows.append({
-                "what": f"encoder, {precision}", "side": name, "tokens": sizes.tokens,
-                "ms": 1e3 * statistics.median(seconds for seconds, _ in values),
+                "what": f"encoder, {precision}, {passes}", "side": name, "tokens": sizes.tokens, "ms": 1e3 * seconds,
                 "peak MiB": statistics.median(size for _, size in values) / MIB,
-                "of its time": 1.0, "of its memory": 1.0, "apart": apart,
+                "of its time": 1.0, "of its memory": 1.0, "MFU": flops / seconds / ceiling[precision],
+                "apart": apart[precision],
             })  # fmt: skip
         for row in rows[-2:]:
             row["of its time"] = row["ms"] / rows[-2]["ms"]
@@ -154,19 +166,27 @@ def theory(sizes: Sizes, side: str) -> float:
     return 3 * (2 * n * c * 2 * d + 4 * n * m * d + sizes.depth * block(m))
 
 
-def own_step(sizes: Sizes, precision: str) -> tuple[float, int]:
-    return measured(own_encoder(sizes), lambda model, tokens: model(Encoded(tokens=tokens)).tokens, sizes, precision)
+def own_step(sizes: Sizes, precision: str, backward: bool = True) -> tuple[float, int]:
+    def forward(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        return model(Encoded(tokens=tokens)).tokens
+
+    return measured(own_encoder(sizes), forward, sizes, precision, backward)
 
 
-def peer_step(sizes: Sizes, precision: str) -> tuple[float, int]:
-    return measured(peer_model(sizes), lambda model, tokens: model(tokens).last_hidden_state, sizes, precision)
+def peer_step(sizes: Sizes, precision: str, backward: bool = True) -> tuple[float, int]:
+    def forward(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        return model(tokens).last_hidden_state
+
+    return measured(peer_model(sizes), forward, sizes, precision, backward)
 
 
 def full_step(sizes: Sizes, precision: str) -> tuple[float, int]:
-    return measured(FullTransformer(sizes), lambda model, tokens: model(tokens), sizes, precision)
+    return measured(FullTransformer(sizes), lambda model, tokens: model(tokens), sizes, precision, True)
 
 
-def measured(model: nn.Module, forward: Callable[..., torch.Tensor], sizes: Sizes, precision: str) -> tuple[float, int]:
+def measured(
+    model: nn.Module, forward: Callable[..., torch.Tensor], sizes: Sizes, precision: str, backward: bool
+) -> tuple[float, int]:
     """The median time of three steps after a first one, and by how much memory grew at most."""
     model = model.to(PRECISIONS[precision])
     tokens = torch.randn(1, sizes.tokens, sizes.input_width, dtype=PRECISIONS[precision])
@@ -174,10 +194,25 @@ def measured(model: nn.Module, forward: Callable[..., torch.Tensor], sizes: Size
     times: list[float] = []
     while len(times) < 4 and (not times or times[0] < SLOW_SECONDS):
         start = time.perf_counter()
-        forward(model, tokens).float().square().mean().backward()
+        with torch.set_grad_enabled(backward):
+            loss = forward(model, tokens).float().square().mean()
+        if backward:
+            loss.backward()
         times.append(time.perf_counter() - start)
         model.zero_grad(set_to_none=True)
     return statistics.median(times[1:] or times), max(0, peak_bytes() - before)
+
+
+def matmul_flops(sizes: Sizes, precision: str) -> float:
+    """The multiplications and additions per second of a square product of matrices: the ceiling."""
+    side = 2048 if sizes.tokens > 10_000 else 256
+    a = torch.randn(side, side, dtype=PRECISIONS[precision])
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / min(times)
 
 
 def difference(sizes: Sizes, precision: str) -> float:

@@ -48,10 +48,15 @@ def test_pooling(results):
 @pytest.mark.slow
 def test_perceiver(results):
     rows = results("perceiver.py")
-    sides = [(row["what"], row["side"]) for row in rows[:4]]
-    assert sides == [(f"encoder, {p}", side) for p in ("fp32", "bf16") for side in ("transformers", "chiasm")]
-    assert rows[0]["apart"] < 1e-4 and rows[2]["apart"] < 0.1
-    assert {(row["side"], row["tokens"]) for row in rows[4:]} == {
+    sides = [(row["what"], row["side"]) for row in rows[:8]]
+    assert sides == [
+        (f"encoder, {precision}, {passes}", side)
+        for precision in ("fp32", "bf16")
+        for passes in ("forward", "forward + backward")
+        for side in ("transformers", "chiasm")
+    ]
+    assert rows[0]["apart"] < 1e-4 and rows[4]["apart"] < 0.1
+    assert {(row["side"], row["tokens"]) for row in rows[8:]} == {
         (side, tokens) for side in ("perceiver", "transformer") for tokens in (64, 128)
     }
     assert all(row["ms"] > 0 for row in rows)

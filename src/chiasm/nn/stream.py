@@ -5,6 +5,7 @@ Letters: b batch · h heads · m queries · n tokens of context, p of a chunk ·
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 ELEMENTS = 2**20
-"""Of a chunk's attention map, all rows and heads together: as much as stays in a core's cache."""
+"""Of a chunk's attention map, or of its keys and values, all rows together: as much as stays in a core's cache."""
+SAFE = 40.0
+"""No exponential of so large a score, nor a sum of them, leaves the range of fp32 and bf16: it needs no maximum."""
 
 
 def stream_attention(
@@ -48,18 +51,22 @@ class _Stream(torch.autograd.Function):
         value_width = len(key_value) // h - k
         with torch.autocast(context.device.type, enabled=False):
             asked, weight = queries.to(dtype), key_value.to(dtype)
-            top = asked.new_full((b, h, m, 1), torch.finfo(dtype).min)
+            shifted = _largest_score(queries, key_value) > SAFE or dtype == torch.float16
+            top = asked.new_full((b, h, m, 1), torch.finfo(dtype).min) if shifted else None
             total = asked.new_zeros((b, h, m, 1), dtype=_sums(dtype))
             read = asked.new_zeros((b, h, m, value_width), dtype=_sums(dtype))
-            for part in _chunks(queries, context):
+            parts, room = _chunks(asked, context, weight)
+            for part in parts:
                 _, keys, values = _project(context[:, part], weight, asked, eps)
-                scores = _scores(asked, keys, keep, part)
-                higher = torch.maximum(top, scores.amax(-1, keepdim=True))
-                fade = (top.to(total.dtype) - higher).exp()
-                likely = scores.sub_(higher).exp_()
-                total = total * fade + likely.sum(-1, keepdim=True, dtype=total.dtype)
-                read = read * fade + likely @ values.transpose(-2, -1)
-                top = higher
+                likely = _scores(asked, keys, keep, part, room)
+                if top is not None:
+                    higher = torch.maximum(top, likely.amax(-1, keepdim=True))
+                    fade = (top.to(total.dtype) - higher).exp()
+                    likely, total, read, top = likely.sub_(higher), total * fade, read * fade, higher
+                likely.exp_()
+                total += likely.sum(-1, keepdim=True)
+                read += likely @ values.transpose(-2, -1)
+            total.clamp_(min=torch.finfo(total.dtype).tiny)  # a row without tokens has read nothing
             read = (read / total).to(queries.dtype)
         ctx.save_for_backward(queries, context, key_value, keep, top, total, read)
         ctx.eps, ctx.dtype = eps, dtype
@@ -79,13 +86,16 @@ class _Stream(torch.autograd.Function):
             grad_queries = torch.zeros_like(read[..., :1]).expand(queries.shape).to(total.dtype, copy=True)
             grad_weight = torch.zeros_like(key_value, dtype=total.dtype)
             grad_context = torch.empty_like(context) if wants_context else None
-            for part in _chunks(queries, context):
+            parts, room = _chunks(asked, context, weight)
+            other = torch.empty_like(room)
+            for part in parts:
                 tokens = context[:, part].detach().requires_grad_(wants_context)
                 with torch.set_grad_enabled(wants_context):
                     normed, keys, values = _project(tokens, weight, asked, ctx.eps)
-                likely = _scores(asked, keys, keep, part).sub_(top).exp_()
+                likely = _scores(asked, keys, keep, part, room)
+                likely = (likely if top is None else likely.sub_(top)).exp_()
                 grad_values = share.transpose(-2, -1) @ likely
-                grad_scores = (share @ values).sub_(offset).mul_(likely)
+                grad_scores = _product(share, values, other).sub_(offset).mul_(likely)
                 grad_queries += grad_scores @ keys.transpose(-2, -1)
                 grad_keys = asked.transpose(-2, -1) @ grad_scores
                 both = torch.cat([grad_keys.flatten(1, 2), grad_values.flatten(1, 2)], 1)
@@ -96,10 +106,13 @@ class _Stream(torch.autograd.Function):
         return grad_queries.to(queries.dtype), grad_context, grad_weight.to(key_value.dtype), None, None, None
 
 
-def _chunks(queries: Tensor, context: Tensor) -> list[slice]:
+def _chunks(queries: Tensor, context: Tensor, key_value: Tensor) -> tuple[list[slice], Tensor]:
+    """Where chunks begin and end, and room for the map of one."""
     b, h, m, _ = queries.shape
-    size = max(64, ELEMENTS // (b * h * m))
-    return [slice(start, start + size) for start in range(0, context.shape[1], size)]
+    size = ELEMENTS // (b * max(h * m, len(key_value)))
+    size = min(max(64, size), 2**15)  # so many weights of at most 1 have a sum in fp16
+    parts = [slice(start, start + size) for start in range(0, context.shape[1], size)]
+    return parts, queries.new_empty(b * h * m * min(size, context.shape[1]))
 
 
 def _project(
@@ -108,15 +121,34 @@ def _project(
     """The normalised tokens of a chunk, their keys and their values; tokens last, as the products want them."""
     normed = F.layer_norm(tokens, tokens.shape[-1:], eps=eps).to(weight.dtype)
     h, k = queries.shape[1], queries.shape[3]
-    keys, values = (weight.detach() @ normed.detach().transpose(1, 2)).split([h * k, len(weight) - h * k], 1)
+    both = F.linear(weight.detach(), normed.detach().flatten(0, 1))  # so, not as a product of a transposed batch
+    both = both.unflatten(1, normed.shape[:2]).transpose(0, 1)
+    keys, values = both.split([h * k, len(weight) - h * k], 1)
     return normed, keys.unflatten(1, (h, k)), values.unflatten(1, (h, -1))
 
 
-def _scores(queries: Tensor, keys: Tensor, keep: Tensor | None, part: slice) -> Float[Tensor, "b h m p"]:
-    scores = queries @ keys
+def _product(one: Tensor, other: Tensor, room: Tensor) -> Float[Tensor, "b h m p"]:
+    """The product of matrices, where the last chunk's was: to be given fresh memory costs as much as to compute it."""
+    shape = (*one.shape[:-1], other.shape[-1])
+    out = room[: math.prod(shape)].view(shape)
+    torch.bmm(one.flatten(0, 1), other.flatten(0, 1), out=out.flatten(0, 1))
+    return out
+
+
+def _scores(
+    queries: Tensor, keys: Tensor, keep: Tensor | None, part: slice, room: Tensor
+) -> Float[Tensor, "b h m p"]:
+    scores = _product(queries, keys, room)
     if keep is not None:
         scores.masked_fill_(~keep[:, None, None, part], torch.finfo(scores.dtype).min)
     return scores
+
+
+def _largest_score(queries: Float[Tensor, "b h m k"], key_value: Float[Tensor, "h_k_v c"]) -> float:
+    """What no score can exceed: a normalised token is no longer than the square root of its channels."""
+    _, h, _, k = queries.shape
+    channels = queries.float() @ key_value[: h * k].unflatten(0, (h, k)).float()
+    return float(channels.norm(dim=-1).max()) * channels.shape[-1] ** 0.5
 
 
 def _sums(dtype: torch.dtype) -> torch.dtype:
