@@ -158,19 +158,24 @@ class Attention(nn.Module):
 
 SHORT_KEYS = 160
 """Up to so many keys the plain product trains faster on a CPU than the fused kernel, whose backward pass is slow."""
+SHORT_KEYS_BF16 = 512
+"""The same in bf16, in which the fused kernel's backward pass is slower still."""
 
 
 def _is_short(queries: Tensor, keys: int) -> bool:
-    return queries.device.type == "cpu" and queries.requires_grad and keys <= SHORT_KEYS
+    most = SHORT_KEYS_BF16 if queries.dtype == torch.bfloat16 else SHORT_KEYS
+    return queries.device.type == "cpu" and queries.requires_grad and keys <= most
 
 
 def _product(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Float[Tensor, "b h l k"]:
-    """What `scaled_dot_product_attention` computes, written out; the softmax is in fp32."""
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
+    """What `scaled_dot_product_attention` computes, written out; the softmax is in fp32, within its kernel."""
+    queries = (queries * queries.shape[-1] ** -0.5).contiguous()  # products of strided heads are many times slower
+    keys, values = keys.contiguous(), values.contiguous()
+    scores = queries @ keys.transpose(-2, -1)
     if mask is not None:
         least = max(torch.finfo(scores.dtype).min, torch.finfo(torch.float32).min)  # finite in the softmax, in fp32
         scores = scores.masked_fill(~mask, least)
-    return scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+    return scores.softmax(-1).to(values.dtype) @ values
 
 
 def _mask(

@@ -135,9 +135,7 @@ def _product(one: Tensor, other: Tensor, room: Tensor) -> Float[Tensor, "b h m p
     return out
 
 
-def _scores(
-    queries: Tensor, keys: Tensor, keep: Tensor | None, part: slice, room: Tensor
-) -> Float[Tensor, "b h m p"]:
+def _scores(queries: Tensor, keys: Tensor, keep: Tensor | None, part: slice, room: Tensor) -> Float[Tensor, "b h m p"]:
     scores = _product(queries, keys, room)
     if keep is not None:
         scores.masked_fill_(~keep[:, None, None, part], torch.finfo(scores.dtype).min)
