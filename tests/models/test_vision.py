@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from chiasm.models.vision import Conv, ConvConfig, Vit, VitConfig, build_vision
+from chiasm.models.vision import Conv, ConvConfig, Vit, VitConfig, build_vision, without_some
 from chiasm.nn import resize_grid, weight_decay_groups
 
 SMALL = {"size": (24, 32), "patch_pixels": 8, "width": 16, "heads": 2}
@@ -146,3 +146,31 @@ def test_a_picture_s_tokens_do_not_depend_on_its_batch(config):
 def test_sizes_that_do_not_fit_are_refused(kind, settings, told):
     with pytest.raises(ValueError, match=told):
         kind(**settings)
+
+
+@pytest.mark.parametrize("pool", ["none", "cls", "mean"])
+def test_patch_dropout_shows_training_a_share_of_the_patches_told_by_the_generator(pool):
+    config = VitConfig(size=(32, 32), patch_pixels=8, width=16, depth=1, heads=2, pool=pool, patch_dropout=0.75)
+    vit, images = Vit(config), torch.randn(2, 3, 32, 32)
+
+    def tokens(seed):
+        torch.manual_seed(seed)
+        return vit(images).tokens
+
+    assert tokens(0).shape == (2, 4, 16)
+    assert torch.equal(tokens(0), tokens(0)) and not torch.equal(tokens(0), tokens(1))
+    vit.eval()
+    assert tokens(0).shape == (2, 16, 16) and torch.equal(tokens(0), tokens(1))
+
+
+def test_patch_dropout_takes_each_rows_own_tokens_in_their_order():
+    x = torch.arange(64.0).view(2, 32, 1)
+    left = without_some(x, 0.5)[..., 0]
+    assert left.shape == (2, 16) and bool((left.diff() > 0).all())
+    assert left[0].max() < 32 <= left[1].min() and left[0].tolist() != (left[1] - 32).tolist()
+    assert without_some(x, 0.999).shape == (2, 1, 1)
+
+
+def test_a_patch_dropout_of_all_is_refused():
+    with pytest.raises(ValueError, match="patch_dropout is 1"):
+        VitConfig(patch_dropout=1.0)

@@ -44,11 +44,15 @@ class VitConfig:
     """A layer norm before the first block too, as OpenAI's CLIP has it."""
     registers: int = 0
     """Learned tokens without a place that take part in the blocks and are then dropped (2309.16588)."""
+    patch_dropout: float = 0.0
+    """Share of the patches that training does not look at, others in every picture and step (FLIP, 2212.00794)."""
 
     def __post_init__(self) -> None:
         _check_size(self.size, self.patch_pixels)
         if self.registers < 0:
             raise ValueError(f"registers is {self.registers}, it cannot be negative")
+        if not 0 <= self.patch_dropout < 1:
+            raise ValueError(f"patch_dropout is {self.patch_dropout}, it must be at least 0 and below 1")
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.width % 4:
@@ -143,9 +147,11 @@ class Vit(nn.Module):
         return size[0] // self.config.patch_pixels, size[1] // self.config.patch_pixels
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Encoded:
-        """`tokens` in row order, `pooled` unless the pooling is `none`."""
+        """`tokens` in row order, `pooled` unless the pooling is `none`; in training without those that are dropped."""
         grid = self.embed(images)
         x = (grid + self.positions(*grid.shape[2:])).flatten(2).transpose(1, 2)
+        if self.training and self.config.patch_dropout:
+            x = without_some(x, self.config.patch_dropout)
         if self.registers is not None:
             x = torch.cat([x, self.registers.expand(len(x), -1, -1)], 1)
         if self.cls is not None:
@@ -157,6 +163,14 @@ class Vit(nn.Module):
         if self.cls is not None:
             return Encoded(tokens=x[:, 1:], pooled=x[:, 0])
         return self.pool(x)
+
+
+def without_some(x: Float[Tensor, "b n d"], share: float) -> Float[Tensor, "b kept d"]:
+    """Without this share of the tokens, in each row others, by torch's generator; one stays at least."""
+    b, n, d = x.shape
+    kept = max(1, round(n * (1 - share)))
+    places = torch.rand(b, n, device=x.device).topk(kept).indices.sort().values
+    return x.gather(1, places[..., None].expand(-1, -1, d))
 
 
 class Conv(nn.Module):

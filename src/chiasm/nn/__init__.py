@@ -1,7 +1,7 @@
 """The bricks: attention, blocks, latents, embeddings, initialisation and the rule of weight decay."""
 
 from chiasm.nn.attention import Attention, KeyValueCache, KeyValues, causal_keep, prefix_causal_keep
-from chiasm.nn.block import Activation, Block, QuickGelu
+from chiasm.nn.block import Activation, Block, QuickGelu, checkpoint_blocks
 from chiasm.nn.embed import (
     GridPositions,
     PatchEmbed,
@@ -31,6 +31,7 @@ __all__ = [
     "Resampler",
     "TokenEmbed",
     "causal_keep",
+    "checkpoint_blocks",
     "fourier_features",
     "init_weights",
     "prefix_causal_keep",

@@ -5,11 +5,13 @@ Letters: b batch · l queries · n keys · d width · h heads · k width of a he
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -137,6 +139,27 @@ class Attention(nn.Module):
             read = read.masked_fill(~mask.any(-1, keepdim=True), 0.0)
         return self.out(read.transpose(1, 2).flatten(2))
 
+    def of_itself(
+        self,
+        x: Float[Tensor, "b l d"],
+        *,
+        keep: Bool[Tensor, "b l"] | Bool[Tensor, "b l l"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "b l d"]:
+        """`forward` on x's own keys and values; if few, in training on a CPU, by one projection and fewer copies."""
+        l = x.shape[1]
+        short = x.device.type == "cpu" and torch.is_grad_enabled() and l <= SHORT_KEYS
+        if not short or self.key_width != self.value_width:
+            return self(x, self.project(x), keep=keep, causal=causal)
+        scale = (self.key_width // self.heads) ** -0.5  # of the weights, which are fewer than the queries
+        weight = torch.cat([self.query.weight * scale, self.key_value.weight])
+        bias = F.pad(self.query.bias * scale, (0, 2 * self.key_width))
+        mask = None if keep is None and not causal else _mask(l, l, keep, causal, x.device)
+        read = cast(Tensor, SelfProduct.apply(F.linear(x, weight, bias), self.heads, mask))
+        if mask is not None and keep is not None:
+            read = read.masked_fill(~mask.any(-1)[:, 0, :, None], 0.0)
+        return self.out(read)
+
     def weights(
         self,
         x: Float[Tensor, "b l d"],
@@ -168,14 +191,52 @@ def _is_short(queries: Tensor, keys: int) -> bool:
 
 
 def _product(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Float[Tensor, "b h l k"]:
-    """What `scaled_dot_product_attention` computes, written out; the softmax is in fp32, within its kernel."""
+    """What `scaled_dot_product_attention` computes, written out; the kernel of the softmax sums in fp32."""
     queries = (queries * queries.shape[-1] ** -0.5).contiguous()  # products of strided heads are many times slower
     keys, values = keys.contiguous(), values.contiguous()
     scores = queries @ keys.transpose(-2, -1)
     if mask is not None:
-        least = max(torch.finfo(scores.dtype).min, torch.finfo(torch.float32).min)  # finite in the softmax, in fp32
-        scores = scores.masked_fill(~mask, least)
+        scores = scores.masked_fill(~mask, _least(scores.dtype))
     return scores.softmax(-1).to(values.dtype) @ values
+
+
+class SelfProduct(Function):
+    """`_product` of queries, keys and values that lie side by side, as one projection makes them, scaled already.
+
+    They are copied once, heads first, and their gradients once back; of the scores only the shares are held.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor, heads: int, mask: Tensor | None) -> Float[Tensor, "b l d"]:
+        """What each token reads, its heads side by side."""
+        b, l, _ = projected.shape
+        parts = projected.view(b, l, 3, heads, -1).permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
+        queries, keys, values = parts
+        shares = torch.bmm(queries, keys.mT)
+        if mask is not None:
+            shares.view(b, heads, l, l).masked_fill_(~mask, _least(shares.dtype))
+        shares = torch.softmax(shares, -1)
+        ctx.save_for_backward(parts, shares)
+        return torch.bmm(shares, values).view(b, heads, l, -1).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of all three, side by side."""
+        parts, shares = ctx.saved_tensors
+        (queries, keys, values), gradients = parts, torch.empty_like(parts)
+        b, l, _ = gradient.shape
+        gradient = gradient.view(b, l, len(queries) // b, -1).transpose(1, 2).reshape(queries.shape)
+        torch.bmm(shares.mT, gradient, out=gradients[2])
+        of_scores = torch._softmax_backward_data(torch.bmm(gradient, values.mT), shares, -1, shares.dtype)
+        torch.bmm(of_scores, keys, out=gradients[0])
+        torch.bmm(of_scores.mT, queries, out=gradients[1])
+        return gradients.unflatten(1, (b, -1)).permute(1, 3, 0, 2, 4).reshape(b, l, -1), None, None
+
+
+def _least(dtype: torch.dtype) -> float:
+    """The score of a key that must not be read: finite in the softmax, in fp32."""
+    return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)
 
 
 def _mask(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from chiasm.nn.attention import Attention, KeyValueCache, KeyValues
 
@@ -34,7 +36,11 @@ class Block(nn.Module):
     """A pre-norm transformer block (1706.03762 with the norms of 2002.04745), with cross-attention on request.
 
     Cross-attention is there when `context_width` is given; its keys and values come from `project`, once per context.
+    With `checkpointing`, training keeps of a block no more than its input, and computes the rest a second time
+    (1604.06174).
     """
+
+    checkpointing = False
 
     def __init__(
         self,
@@ -75,6 +81,20 @@ class Block(nn.Module):
         context_keep: Bool[Tensor, "pictures m"] | None = None,
     ) -> Float[Tensor, "b l d"]:
         """The block applied to `x`; with a `cache`, `x` continues the tokens that the cache has seen."""
+        if self.checkpointing and torch.is_grad_enabled():
+            given = x, keep, causal, cache, context, context_keep
+            return cast(Tensor, checkpoint(self._forward, *given, use_reentrant=False))
+        return self._forward(x, keep, causal, cache, context, context_keep)
+
+    def _forward(
+        self,
+        x: Float[Tensor, "b l d"],
+        keep: Bool[Tensor, "b n"] | Bool[Tensor, "b l n"] | None,
+        causal: bool,
+        cache: KeyValueCache | None,
+        context: KeyValues | None,
+        context_keep: Bool[Tensor, "pictures m"] | None,
+    ) -> Float[Tensor, "b l d"]:
         x = x + self._self(x, keep, causal, cache)
         if context is not None:
             # Beams of one picture are further queries to the same keys, so that no key is ever copied.
@@ -107,7 +127,14 @@ class Block(nn.Module):
         cache: KeyValueCache | None,
     ) -> Float[Tensor, "b l d"]:
         normed = self.norm_self(x)
-        own = self.attend_self.project(normed)
-        if cache is not None:
-            own = cache.append(own)
+        if cache is None:
+            return self.drop(self.attend_self.of_itself(normed, keep=keep, causal=causal))
+        own = cache.append(self.attend_self.project(normed))
         return self.drop(self.attend_self(normed, own, keep=keep, causal=causal))
+
+
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Let every block of a model compute its activations a second time instead of keeping them."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.checkpointing = True

@@ -91,6 +91,9 @@ class TrainConfig:
     batch_size: int = 128
     accumulate: int = 1
     """Run each batch in this many parts: less memory, the same gradient."""
+    checkpointing: bool = False
+    """Keep no more than each block's input, and compute the block again for its gradient: far less memory, the same
+    gradient, about a third more work."""
     learning_rate: float = 1e-3
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises; it then falls along a cosine to a hundredth."""

@@ -16,6 +16,7 @@ from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.loader import Loader
 from chiasm.errors import UserError
 from chiasm.models import Model
+from chiasm.nn import checkpoint_blocks
 from chiasm.objectives import Objective
 from chiasm.train.config import TrainConfig
 from chiasm.train.finetune import layer_groups, rest_frozen
@@ -34,6 +35,8 @@ class Engine(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model = model
+        if config.checkpointing:
+            checkpoint_blocks(model)
         self.objective = objective
         self.config = config
         self.total_steps = total_steps
