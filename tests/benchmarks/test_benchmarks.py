@@ -24,12 +24,6 @@ def test_search(results):
     assert row["recall@10"] >= 0.95
 
 
-def test_contrastive(results):
-    rows = results("contrastive.py")
-    assert [row["loss"] for row in rows] == ["InfoNCE", "sigmoid"]
-    assert all(row["apart"] <= 1e-5 for row in rows)
-
-
 def test_gradcache(results):
     rows = results("gradcache.py")
     assert [row["parts"] for row in rows] == [1, 1, 4, 8]

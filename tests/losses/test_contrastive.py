@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from chiasm.losses import info_nce, info_nce_floor, sigmoid_pairs
-from chiasm.losses.positives import count_positives, positives
+from chiasm.losses.contrastive import info_nce_of_rows
+from chiasm.losses.positives import count_positives, positives, positives_of_tiles
 
 LOSSES = {"info_nce": info_nce, "sigmoid_pairs": sigmoid_pairs}
 
@@ -165,20 +166,111 @@ def test_positives_are_counted_without_the_matrix(rows, columns):
     assert count_positives(rows, columns).tolist() == positives(rows, columns).sum(1).tolist()
 
 
-@pytest.mark.parametrize("chunk", [None, 4])
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=9),
+    columns=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=9),
+    chunk=st.integers(1, 10),
+    dense=st.sampled_from([0, 64]),
+)
+def test_positives_of_tiles_are_those_of_the_matrix(rows, columns, chunk, dense):
+    rows, columns = torch.tensor(rows).T, torch.tensor(columns).T
+    wanted = [
+        positives(part, other).nonzero().tolist()
+        for part in rows.split(chunk, dim=1)
+        for other in columns.split(chunk, dim=1)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chiasm.losses.positives.DENSE", dense)
+        found = list(positives_of_tiles(rows, columns, chunk))
+    assert [sorted(torch.stack(places, dim=1).tolist()) for places in found] == wanted
+
+
 @pytest.mark.parametrize("name", LOSSES)
-def test_autocast_does_not_round_it(name, chunk):
-    """Forward and backward are fp32 inside autocast, also when the backward pass runs inside; bf16 comes in rounded."""
+def test_autocast_does_not_round_the_plain_one(name):
+    """Its forward and backward passes are fp32; bf16 comes in rounded."""
     leaves, ids = drawn()
     wanted = value_and_gradients(name, leaves, ids)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = LOSSES[name](*inputs(name, leaves), *ids, chunk=chunk)
-        chunked = value_and_gradients(name, leaves, ids, chunk=4)
+        loss = LOSSES[name](*inputs(name, leaves), *ids)
     assert loss.dtype == torch.float32
     assert_equal_to_1e_5((loss.detach(), torch.autograd.grad(loss, inputs(name, leaves))), wanted)
-    assert_equal_to_1e_5(chunked, wanted)
     rough = [leaf.detach().bfloat16() for leaf in inputs(name, leaves)]
-    assert LOSSES[name](*rough, *ids, chunk=chunk) == LOSSES[name](*(r.float() for r in rough), *ids, chunk=chunk)
+    assert LOSSES[name](*rough, *ids) == LOSSES[name](*(r.float() for r in rough), *ids)
+
+
+def close_pairs(pairs=300, width=64, kinds=10_000, noise=0.1, scale=100.0):
+    """Embeddings of which a pair's two lie near each other, as fp32 leaves and as fp64 ones, and their ids."""
+    g = torch.Generator().manual_seed(3)
+    images = normalize(torch.randn(pairs, width, generator=g), dim=1)
+    texts = normalize(images + noise * torch.randn(pairs, width, generator=g), dim=1)
+    leaves = [leaf.requires_grad_() for leaf in (images, texts, torch.tensor(scale).log(), torch.tensor(-5.0))]
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    return leaves, doubles, [torch.randint(kinds, (pairs,), generator=g) for _ in range(2)]
+
+
+def errors(gradients, wanted):
+    return [((g.double() - w).norm() / w.norm()).item() for g, w in zip(gradients[1][:2], wanted[1][:2], strict=True)]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("kinds", [10_000, 40, 2])
+def test_tiles_in_bf16_are_nearly_the_same_and_better_than_bf16_logits(name, kinds):
+    leaves, doubles, ids = close_pairs(kinds=kinds, scale=14.3)
+    wanted = value_and_gradients(name, doubles, ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = value_and_gradients(name, leaves, ids, chunk=128)
+        logits = leaves[0] @ leaves[1].T * leaves[2].exp()  # open_clip's, under autocast
+        theirs = torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)))
+        theirs = (theirs + torch.nn.functional.cross_entropy(logits.T, torch.arange(len(logits)))) / 2
+    assert got[0].dtype == got[1][0].dtype == torch.float32
+    assert got[0].item() == pytest.approx(wanted[0].item(), rel=2e-3)
+    assert max(errors(got, wanted)) < 0.01
+    if name == "info_nce" and kinds == 10_000:
+        alone = value_and_gradients(name, doubles, [torch.arange(len(logits))] * 2)
+        assert max(errors(got, wanted)) < min(errors((0, torch.autograd.grad(theirs, leaves[:2])), alone)) / 2
+    rough = [leaf.detach().bfloat16().requires_grad_() for leaf in leaves]
+    of_rough = value_and_gradients(name, rough, ids, chunk=128)
+    assert of_rough[1][0].dtype == torch.bfloat16
+    exact = value_and_gradients(name, [leaf.detach().double().requires_grad_() for leaf in rough], ids)
+    assert of_rough[0].item() == pytest.approx(exact[0].item(), rel=2e-3)
+    assert torch.get_float32_matmul_precision() == "highest"  # as it was before
+
+
+@pytest.mark.parametrize("kinds", [10_000, 40])
+@pytest.mark.parametrize("scale", [14.3, 100.0, 250.0])
+@pytest.mark.parametrize("noise", [0.0, 0.1, 3.0])
+def test_large_scales_are_exact_in_fp32(scale, noise, kinds):
+    leaves, doubles, ids = close_pairs(noise=noise, scale=scale, kinds=kinds)
+    got, wanted = (value_and_gradients("info_nce", side, ids, chunk=c) for side, c in ((leaves, 70), (doubles, None)))
+    assert got[0].item() == pytest.approx(wanted[0].item(), rel=1e-5, abs=1e-5)
+    for g, w in zip(got[1], wanted[1], strict=True):
+        assert (g - w).abs().max() <= 1e-5 * scale / 14.3 * w.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_rows_that_one_shift_does_not_fit_are_summed_in_fp64(both):
+    """One pair opposite to all others: at scale 200 its sums lie e^400 below theirs, which fp32 does not span."""
+    images = normalize(torch.tensor([[1.0, 0.01 * k] for k in range(6)] + [[1.0, 0.0]]), dim=1)
+    texts = normalize(torch.tensor([[1.0, 0.02 * k] for k in range(6)] + [[-1.0, 0.1]]), dim=1)
+    images = torch.cat([images, -images[:1]])
+    texts = torch.cat([texts, texts[:1]])
+    ids = torch.stack([torch.arange(8)] * 2)
+
+    def run(dtype, chunk):
+        leaves = [t.to(dtype).detach().requires_grad_() for t in (images, texts, torch.tensor(200.0).log())]
+        loss = info_nce_of_rows(*leaves, ids, ids, chunk=chunk, both=both)
+        return loss.detach(), torch.autograd.grad(loss, leaves)
+
+    got, wanted = run(torch.float32, 3), run(torch.float64, None)
+    assert got[0].item() == pytest.approx(wanted[0].item(), rel=1e-5)
+    for g, w in zip(got[1], wanted[1], strict=True):
+        assert (g - w).abs().max() <= 1e-5 * w.abs().max()
+
+
+def test_scales_beyond_fp64_are_refused():
+    leaves, _, ids = close_pairs(pairs=20, scale=5000.0)
+    with pytest.raises(ValueError, match="similarities times scale reach 5000"):
+        info_nce(*leaves[:3], *ids, chunk=8)
 
 
 def test_a_chunk_of_no_rows_is_refused():

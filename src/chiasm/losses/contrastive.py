@@ -1,6 +1,7 @@
 """InfoNCE and the sigmoid loss over the pairs of a batch, where equal pictures and equal texts are positives.
 
-Embeddings have unit length. Everything is computed in fp32, or more if the embeddings are more, under autocast too.
+Embeddings have unit length. Everything is computed in fp32, or more if the embeddings are more, under autocast too;
+but in tiles, under bf16 autocast or with bf16 embeddings, matrix products take factors rounded to bf16 (sums are fp32).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def info_nce(
 ) -> Float[Tensor, ""]:
     """Mean of both directions in nats (2103.00020, section 2.3); the target is uniform over a row's positives.
 
-    It cannot fall below `info_nce_floor`. With `chunk` the matrix is walked in tiles of chunk x chunk, in the backward
-    pass again: the same value and gradients in memory linear in the batch.
+    It cannot fall below `info_nce_floor`. With `chunk` a batch larger than that is walked in tiles of chunk x chunk, in
+    the backward pass again: the same value and gradients in memory linear in the batch. ValueError for a chunk below 1.
     """
     ids = torch.stack([image_ids, text_ids])
     return info_nce_of_rows(images, texts, log_scale, ids, ids, chunk=chunk, both=True)
@@ -69,10 +70,11 @@ def info_nce_of_rows(
     both: bool = False,
 ) -> Float[Tensor, ""]:
     """Mean over rows of the cross-entropy of finding a row's columns; `both`: and of columns finding rows, halved."""
+    coarse = _in_bf16(rows, columns)
     rows, columns, log_scale = in_fp32(rows, columns, log_scale)
     with torch.autocast(rows.device.type, enabled=False):
-        if chunk is not None:
-            return ChunkedInfoNce.apply(rows, columns, log_scale, row_ids, column_ids, _checked(chunk), both)
+        if _exceed(rows, columns, chunk):
+            return ChunkedInfoNce.apply(rows, columns, log_scale, row_ids, column_ids, chunk, both, coarse)
         logits = (log_scale.exp() * rows) @ columns.T
         positive = positives(row_ids, column_ids)
         pulled = logits.where(positive, 0)
@@ -91,10 +93,11 @@ def sigmoid_of_rows(
     chunk: int | None = None,
 ) -> Float[Tensor, ""]:
     """Sum over all pairs of rows and columns, by the number of rows."""
+    coarse = _in_bf16(rows, columns)
     rows, columns, log_scale, bias = in_fp32(rows, columns, log_scale, bias)
     with torch.autocast(rows.device.type, enabled=False):
-        if chunk is not None:
-            return ChunkedSigmoid.apply(rows, columns, log_scale, bias, row_ids, column_ids, _checked(chunk))
+        if _exceed(rows, columns, chunk):
+            return ChunkedSigmoid.apply(rows, columns, log_scale, bias, row_ids, column_ids, chunk, coarse)
         logits = (log_scale.exp() * rows) @ columns.T + bias
         return -F.logsigmoid(torch.where(positives(row_ids, column_ids), logits, -logits)).sum() / len(rows)
 
@@ -104,10 +107,19 @@ def in_fp32(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
 
 
-def _checked(chunk: int) -> int:
-    if chunk < 1:
+def _in_bf16(*sides: Tensor) -> bool:
+    """Whether the caller wants bf16 products: embeddings are bf16, or autocast would make them so."""
+    kind = sides[0].device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16:
+        return all(side.dtype in (torch.float32, torch.bfloat16) for side in sides)
+    return all(side.dtype == torch.bfloat16 for side in sides)
+
+
+def _exceed(rows: Tensor, columns: Tensor, chunk: int | None) -> bool:
+    """Whether the matrix is larger than a tile."""
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; it must be at least 1")
-    return chunk
+    return chunk is not None and max(len(rows), len(columns)) > chunk
 
 
 __all__ = ["in_fp32", "info_nce", "info_nce_floor", "info_nce_of_rows", "sigmoid_of_rows", "sigmoid_pairs"]
