@@ -1,6 +1,7 @@
 """Asking a dual encoder: vectors in any company, labels by ensembles of prompts, a fingerprint of what made them."""
 
 import io
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from chiasm.errors import UserError
 from chiasm.metrics.calibration import Calibration
 from chiasm.predict import ClipPredictor
 from chiasm.predict import clip as predict
+from chiasm.predict.speed import DTYPES
 from chiasm.text import Tokenizer
 
 PREPROCESS = PreprocessConfig(size=(16, 16), mean=(0.4, 0.5, 0.6))
@@ -51,16 +53,17 @@ def calibration():
 def test_vectors_of_texts_do_not_depend_on_their_company(predictor, monkeypatch):
     alone = np.concatenate([predictor.embed_texts([text]) for text in TEXTS])
     assert np.abs(alone[0] - alone[1:]).max(1).min() > 1e-3
-    monkeypatch.setattr(predict, "TEXT_ROWS", 4)  # several batches, of short texts first
+    predictor.rows = 3  # several batches, of texts of like length
     widths, embed = [], predictor.model.embed_texts
     monkeypatch.setattr(predictor.model, "embed_texts", lambda ids: (widths.append(ids.shape[1]), embed(ids))[1])
     np.testing.assert_allclose(predictor.embed_texts(TEXTS), alone, **CLOSE)
-    assert widths == [5, 9]
+    assert sorted(widths) == [4, 9]
 
 
 def test_vectors_of_pictures_do_not_depend_on_their_company_or_on_how_they_come(predictor, tmp_path, monkeypatch):
     alone = np.concatenate([predictor.embed_images([picture]) for picture in PICTURES])
-    monkeypatch.setattr(predict, "PICTURE_ROWS", 2)
+    monkeypatch.setattr(predict, "READ_ROWS", 4)
+    predictor.rows = 2
     np.testing.assert_allclose(predictor.embed_images(PICTURES), alone, **CLOSE)
     np.testing.assert_allclose(predictor.embed_pixels(predictor.read(PICTURES)), alone, **CLOSE)
     file = io.BytesIO()
@@ -176,3 +179,49 @@ def test_the_fingerprint_changes_with_what_changes_vectors_and_not_otherwise(mak
     same = make_predictor(calibration=calibration, card="# Another")
     same.bundle.save(tmp_path / "bundle")
     assert own == same.fingerprint == chiasm.load(tmp_path).fingerprint == make_predictor().fingerprint
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_cores_share_the_work_without_changing_vectors_order_or_settings(make_predictor, threads):
+    before = torch.get_num_threads()
+    alone, shared = make_predictor(), make_predictor()
+    shared.rows = 2
+    try:
+        torch.set_num_threads(threads)
+        np.testing.assert_allclose(shared.embed_texts(TEXTS), alone.embed_texts(TEXTS), **CLOSE)
+        np.testing.assert_allclose(shared.embed_images(PICTURES), alone.embed_images(PICTURES), **CLOSE)
+        assert torch.get_num_threads() == threads
+        later = []  # a thread that begins now has the cores that it would have had
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert later == [threads]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_bf16_gives_nearly_the_same_vectors_and_leaves_the_weights_alone(predictor):
+    faster = predictor.in_precision("bf16")
+    for one, other in (
+        (predictor.embed_images(PICTURES), faster.embed_images(PICTURES)),
+        (predictor.embed_texts(TEXTS), faster.embed_texts(TEXTS)),
+    ):
+        assert other.dtype == np.float32 and not np.array_equal(one, other)
+        assert (one * other).sum(1).min() > 0.99
+    assert faster.fingerprint == predictor.fingerprint
+    assert {p.dtype for p in predictor.model.parameters()} == {torch.float32}
+    assert np.array_equal(faster.in_precision("fp32").embed_texts(TEXTS), predictor.embed_texts(TEXTS))
+
+
+@pytest.mark.parametrize("what", ["pictures", "texts"])
+def test_the_measured_predictor_gives_the_vectors_of_its_precision(predictor, what):
+    found, speed = predictor.measured(what)
+    assert (found.precision, found.rows) == (speed.precision, speed.rows)
+    assert speed.rows_per_second.keys() == DTYPES.keys()
+    wanted = predictor.in_precision(speed.precision).embed_images(PICTURES)
+    np.testing.assert_allclose(found.embed_images(PICTURES), wanted, atol=1e-2)
+
+
+def test_a_module_of_the_user_s_own_is_not_asked_to_compute_in_bf16(predictor, monkeypatch):
+    monkeypatch.setattr(predict, "Adapted", type(predictor.model.vision))
+    assert predictor.measured("texts")[1].rows_per_second.keys() == {"fp32"}

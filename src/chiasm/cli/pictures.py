@@ -39,20 +39,19 @@ def find_pictures(words: Sequence[str]) -> list[Path]:
     return found
 
 
-def in_batches(predictor: Predictor, paths: Sequence[Path], doing: str) -> Iterator[tuple[list[Path], Pixels]]:
+def in_batches(
+    predictor: Predictor, paths: Sequence[Path], doing: str, rows: int = ROWS
+) -> Iterator[tuple[list[Path], Pixels]]:
     """The pictures in batches as the model sees them; those that cannot be read raise one UserError after the last."""
     broken = []
-    starts = range(0, len(paths), ROWS)
+    starts = range(0, len(paths), rows)
     for start in track(starts, doing, total=len(starts)):
-        pixels, good = [], []
-        for path in paths[start : start + ROWS]:
-            try:
-                pixels.append(predictor.read([path])[0])
-                good.append(path)
-            except BrokenPicture as error:
-                broken.append(f"{path}: {error.message}")
+        some = paths[start : start + rows]
+        seen = list(zip(some, predictor.read_each(some), strict=True))
+        broken += [f"{path}: {one.message}" for path, one in seen if isinstance(one, BrokenPicture)]
+        good = [(path, one) for path, one in seen if not isinstance(one, BrokenPicture)]
         if good:
-            yield good, np.stack(pixels)
+            yield [path for path, _ in good], np.stack([one for _, one in good])
     if broken:
         told = "\n  ".join(broken)
         raise UserError(f"{len(broken)} of {len(paths)} pictures cannot be read:\n  {told}", "The others were done.")

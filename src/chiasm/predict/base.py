@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from chiasm.bundle import Bundle
+from chiasm.data.picture import BrokenPicture
 from chiasm.data.transforms import NO_PICTURES, PreprocessConfig, read_pixels
 from chiasm.errors import UserError
+from chiasm.predict.cores import on_cores
 from chiasm.text import Tokenizer
 from chiasm.types import Picture
 
@@ -56,9 +58,22 @@ class Predictor:
         """Pictures as the model was trained to see them."""
         if self.preprocess.size == NO_PICTURES:
             return np.empty((len(pictures), 0, 0, 3), np.uint8)
-        ready = [Path(picture) if isinstance(picture, str) else picture for picture in pictures]
-        pixels = [read_pixels(picture, self.preprocess) for picture in ready]
+        pixels = []
+        for seen in self.read_each(pictures):
+            if isinstance(seen, BrokenPicture):
+                raise seen
+            pixels.append(seen)
         return np.stack(pixels) if pixels else np.empty((0, *self.preprocess.size, 3), np.uint8)
+
+    def read_each(self, pictures: Sequence[Picture | str]) -> list[UInt8[np.ndarray, "height width 3"] | BrokenPicture]:
+        """Each picture as the model was trained to see it, or why it cannot be read; on all cores."""
+        return on_cores(self._read, pictures)
+
+    def _read(self, picture: Picture | str) -> UInt8[np.ndarray, "height width 3"] | BrokenPicture:
+        try:
+            return read_pixels(Path(picture) if isinstance(picture, str) else picture, self.preprocess)
+        except BrokenPicture as error:
+            return error
 
     def text_lengths(self, texts: Sequence[str], *, truncate: bool = False) -> list[int]:
         """Tokens of each text; UserError for an empty one, or one that is longer than the model's context.

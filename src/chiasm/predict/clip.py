@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from chiasm.bundle import own_tensors
 from chiasm.config import fingerprint
@@ -16,12 +18,20 @@ from chiasm.data.transforms import normalize
 from chiasm.errors import UserError
 from chiasm.metrics.calibration import Calibration
 from chiasm.models import Clip, Coca
+from chiasm.models.adapted import Adapted
 from chiasm.models.clip import unit
 from chiasm.predict.base import Pixels, Predictor
+from chiasm.predict.cores import on_cores
+from chiasm.predict.speed import DTYPES, Precision, Speed, fastest
 from chiasm.progress import track
 from chiasm.types import Picture
 
-PICTURE_ROWS, TEXT_ROWS = 128, 256
+READ_ROWS = 256
+"""Pictures that are read before they are embedded."""
+ROWS = 32
+"""Rows that a core embeds at once."""
+TYPICAL_TOKENS = 16
+"""Of the texts with which speed is measured."""
 Vectors = Float[np.ndarray, "b e"]
 
 
@@ -39,10 +49,15 @@ class Guess:
 
 
 class ClipPredictor(Predictor):
-    """A trained dual encoder that can be asked; vectors are of unit length."""
+    """A trained dual encoder that can be asked; vectors are of unit length.
+
+    It computes in fp32; `in_precision` and `measured` return one that does the same faster.
+    """
 
     model_class = Clip, Coca
     model: Clip | Coca
+    precision: Precision = "fp32"
+    rows: int = ROWS
 
     @property
     def calibration(self) -> Calibration | None:
@@ -57,43 +72,79 @@ class ClipPredictor(Predictor):
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with weights, settings or preprocessing: vectors of equal ones compare."""
-        sums = {n: hash_tensor(tensor) for n, tensor in own_tensors(self.model).items()}
+        sums = {n: hash_tensor(tensor) for n, tensor in own_tensors(self.bundle.model).items()}
         return fingerprint([sums, fingerprint(self.model.config), fingerprint(self.preprocess)])
+
+    def in_precision(self, precision: Precision, rows: int = ROWS) -> ClipPredictor:
+        """One that computes so, with so many rows at once per core; bf16 holds a copy of the weights.
+
+        Vectors of both precisions have cosines near 1 and can be compared with each other.
+        """
+        other = copy(self)
+        other.precision, other.rows = precision, rows
+        model = self.bundle.model
+        other.model = model if precision == "fp32" else deepcopy(model).to(DTYPES[precision])
+        return other
+
+    def measured(self, what: Literal["pictures", "texts"]) -> tuple[ClipPredictor, Speed]:
+        """One in the precision, and with the batch, that are fastest on this machine, and what was measured.
+
+        Takes about two seconds. A model with modules of the user's own stays in fp32.
+        """
+        own = any(isinstance(module, Adapted) for module in self.model.modules())
+        sides = {p: self.in_precision(p) for p in DTYPES if p == "fp32" or not own}
+        speed = fastest({p: partial(side._embed_some, what) for p, side in sides.items()})
+        found = copy(sides[speed.precision])
+        found.rows = speed.rows
+        return found, speed
 
     def embed_images(self, pictures: Sequence[Picture | str]) -> Vectors:
         """Vectors of pictures (paths, bytes of files, or uint8 arrays); BrokenPicture where one cannot be read."""
+        starts = range(0, len(pictures), READ_ROWS)
+        several = track(starts, "Embedding pictures", len(starts)) if len(starts) > 1 else starts
         vectors = np.empty((len(pictures), self.embed_width), np.float32)
-        for start in self._batches(len(pictures), PICTURE_ROWS, "Embedding pictures"):
-            rows = slice(start, start + PICTURE_ROWS)
+        for start in several:
+            rows = slice(start, start + READ_ROWS)
             vectors[rows] = self.embed_pixels(self.read(pictures[rows]))
         return vectors
 
-    @torch.no_grad()
     def embed_pixels(self, pixels: Pixels) -> Vectors:
-        """Vectors of pictures that `read` (or the cache) prepared, in one batch."""
+        """Vectors of pictures that `read` (or the cache) prepared."""
         if not len(pixels):
             return np.empty((0, self.embed_width), np.float32)
-        return self.model.embed_images(normalize(pixels, self.preprocess)).numpy()
+        return np.concatenate(on_cores(self._embed_pixels, np.array_split(pixels, -(-len(pixels) // self.rows))))
 
-    @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Vectors:
         """Vectors of texts; UserError for an empty text, or one that is longer than the model's context.
 
         Short texts are run with short ones, so that little is computed for pads.
         """
         rules, lengths = self.model.config.rules, self.text_lengths(texts, truncate=truncate)
+        order = np.argsort(lengths, kind="stable")[::-1]  # what takes longest begins first, so that all end together
+        parts = np.array_split(order, -(-len(texts) // self.rows)) if len(texts) else []
         vectors = np.empty((len(texts), self.embed_width), np.float32)
-        order = np.argsort(lengths, kind="stable")
-        for start in self._batches(len(texts), TEXT_ROWS, "Embedding texts"):
-            rows = order[start : start + TEXT_ROWS]
-            ids = self.tokenizer.encode([texts[int(row)] for row in rows], context=rules.context, truncate=True)
-            vectors[rows] = self.model.embed_texts(ids).numpy()
+
+        def embed(rows: np.ndarray) -> None:
+            some = [texts[int(row)] for row in rows]
+            vectors[rows] = self._embed_ids(self.tokenizer.encode(some, context=rules.context, truncate=True))
+
+        on_cores(embed, parts, "Embedding texts")
         return vectors
 
-    def _batches(self, items: int, rows: int, doing: str) -> Iterable[int]:
-        """Where each batch starts, with a progress bar where there are several."""
-        starts = range(0, items, rows)
-        return track(starts, doing, len(starts)) if len(starts) > 1 else starts
+    @torch.inference_mode()
+    def _embed_pixels(self, pixels: Pixels) -> Vectors:
+        images = normalize(pixels, self.preprocess).to(DTYPES[self.precision])
+        return self.model.embed_images(images).numpy()
+
+    @torch.inference_mode()
+    def _embed_ids(self, ids: Int[torch.Tensor, "b l"]) -> Vectors:
+        return self.model.embed_texts(ids).numpy()
+
+    def _embed_some(self, what: Literal["pictures", "texts"], rows: int) -> Vectors:
+        if what == "pictures":
+            return self._embed_pixels(np.zeros((rows, *self.preprocess.size, 3), np.uint8))
+        rules = self.model.config.rules
+        return self._embed_ids(torch.full((rows, min(TYPICAL_TOKENS, rules.context)), rules.eot))
 
     def matches(self, cosine: float, candidates: int) -> bool | None:
         """Whether the best of so many candidates has a cosine that is no luck; None for an uncalibrated model."""
@@ -153,7 +204,7 @@ class ClipPredictor(Predictor):
     ) -> list[list[Guess]]:
         """The same from vectors of pictures, and of labels by `embed_labels`."""
         cosines = vectors @ label_vectors.T
-        logits = float(self.model.log_scale.detach().exp()) * cosines
+        logits = float(self.bundle.model.log_scale.detach().exp()) * cosines
         shares = torch.from_numpy(logits).softmax(-1).numpy()
         known = None if self.calibration is None else self.calibration.probability(cosines)
         best = np.argsort(-cosines, axis=1, kind="stable")
