@@ -1,4 +1,4 @@
-"""Captions written with a cache, against transformers' `VisionEncoderDecoderModel` (a ViT and a GPT-2) with its weights.
+"""Captions written with a cache, against a ViT and a GPT-2 of transformers with the same weights.
 
 Tokens per second of greedy writing, beam search and sampling, the picture's encoding counted. EOT is made hopeless on
 both sides, so that both write as many tokens as they may; chiasm takes one step more, in which a text could still end.
@@ -81,9 +81,7 @@ def compare(
             "MFU": flops / seconds["chiasm"] / peak}  # fmt: skip
 
 
-def writing(
-    ours: Captioner, peers: dict, images: Tensor, mode: str, tokens: int
-) -> dict[str, Callable[[], Tensor]]:
+def writing(ours: Captioner, peers: dict, images: Tensor, mode: str, tokens: int) -> dict[str, Callable[[], Tensor]]:
     """Each side as a function that returns the tokens it wrote."""
     config, settings = MODES[mode]
     settings = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": EOT, **settings}

@@ -126,4 +126,6 @@ def forbid(
 def _never(rules: TextRules, early: bool, device: torch.device) -> Int[Tensor, " never"]:
     """The ids that no text holds, with EOT where it is too early; on the device once, not at every step."""
     with torch.inference_mode(False):  # it outlives the mode in which it is first asked for
-        return torch.tensor([*rules.unwritten, rules.eot] if early else rules.unwritten, dtype=torch.long, device=device)
+        return torch.tensor(
+            [*rules.unwritten, rules.eot] if early else rules.unwritten, dtype=torch.long, device=device
+        )

@@ -42,7 +42,7 @@ class BlockStep:
     ) -> Float[Tensor, "r d"]:
         """The block applied to the token that follows those in the cache; all of the context can be read.
 
-        With a `mask`, to be added to the scores, the rows of `k` texts share what they have read (`KeyValueCache.share`).
+        With a `mask`, which is added to the scores, `k` texts share what they have read (`KeyValueCache.share`).
         """
         r, d = x.shape
         k = 1 if mask is None else mask.shape[2]
