@@ -76,6 +76,19 @@ def test_each_arm_gets_its_best_rate_and_as_many_steps_as_the_others(solved):
         assert later == set(first[:2])
 
 
+def test_of_rates_that_are_as_good_as_the_best_the_nearest_to_the_arms_own_is_taken(solved):
+    """On a plateau no rate is better; half a per cent for the highest is no reason to leave the usual one."""
+    (arm,) = solved("a")
+    own = arm.arm.settings.train.learning_rate
+
+    def chosen(gain):
+        found = tune([arm], 4, 0, runner(lambda _, rate, steps: 1.0 - gain * math.log2(rate / own), []))
+        return found["a"][0]
+
+    assert chosen(0.005) == own
+    assert chosen(0.05) == 2 * own
+
+
 def test_what_was_tried_is_told(solved):
     (rate, tried), _ = tune(solved("a", "b"), 2, 0, runner(away_from({"a": 1e-3, "b": 1e-3}), [])).values()
     assert rate == 1e-3
@@ -91,7 +104,7 @@ def test_broken_trials_lose_and_an_arm_whose_trials_all_broke_keeps_its_rate(sol
 
     seen = []
     found = tune(solved("a", "b"), 4, 0, runner(losses, seen))
-    assert found["a"][0] == 0.25e-3  # of equals the lowest
+    assert found["a"][0] == 0.5e-3  # of equals the nearest to its own
     assert found["b"][0] == 1e-3 and [t.val_loss for t in found["b"][1]] == [None] * 4
     assert sum(arm == "b" for arm, *_ in seen) == 4
 

@@ -8,7 +8,7 @@ repeats none and chooses the same; that is why no library's asynchronous halving
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from chiasm.compare.budget import Solved
@@ -18,16 +18,22 @@ from chiasm.compare.results import Trial
 FIRST_SHARE = 1 / 8
 """Of a whole training, for the first trials: fewer steps than this often end before a model has left its plateau."""
 
+ALIKE = 1.01
+"""Losses within so much of the best one are as good as it."""
+
 
 def tune(
     arms: Sequence[Solved], trials: int, seed: int, run: Callable[[Sequence[Job]], dict[str, Outcome]]
 ) -> dict[str, tuple[float, tuple[Trial, ...]]]:
     """Each arm's best learning rate by validation loss, and what was tried, by the arm's name.
 
+    Of rates that are about as good, the one nearest to the arm's own.
+
     An arm whose trials all broke keeps its own rate. `run` runs jobs and returns their outcomes by name.
     """
     rates = {arm.arm.name: learning_rates(arm.arm.settings.train.learning_rate, trials) for arm in arms}
     tried: dict[str, list[Trial]] = {arm.arm.name: [] for arm in arms}
+    own = {arm.arm.name: arm.arm.settings.train.learning_rate for arm in arms}
     share = FIRST_SHARE
     while any(len(left) > 1 for left in rates.values()):
         jobs = {(a.arm.name, r): _trial(a, r, share, seed) for a in arms for r in rates[a.arm.name]}
@@ -38,12 +44,8 @@ def tune(
                 Trial(learning_rate=rate, steps=outcomes[jobs[name, rate].name].steps, val_loss=loss)
                 for rate, loss in losses.items()
             ]
-            # Of equal losses the lower rate lives on; of broken trials none, unless all broke.
-            ranked = sorted(left, key=lambda rate: (math.inf if losses[rate] is None else losses[rate], rate))
-            alive = [rate for rate in ranked if losses[rate] is not None]
-            rates[name] = alive[: max(1, len(left) // 2)]
+            rates[name] = _ranked(losses, own[name])[: max(1, len(left) // 2)]
         share *= 2
-    own = {arm.arm.name: arm.arm.settings.train.learning_rate for arm in arms}
     return {name: (left[0] if left else own[name], tuple(tried[name])) for name, left in rates.items()}
 
 
@@ -78,6 +80,19 @@ def _trial(arm: Solved, rate: float, share: float, seed: int) -> Job:
         settings=replace(tuned, train=train),
         flops=arm.flops * share,
         score=False,
+    )
+
+
+def _ranked(losses: Mapping[float, float | None], own: float) -> list[float]:
+    """The rates that did not break, the best first; of those that are as good as it, the nearest to the arm's own.
+
+    A model that is still on its first plateau tells little between rates, and it is the high ones that it flatters.
+    """
+    known = {rate: loss for rate, loss in losses.items() if loss is not None}
+    best = min(known.values(), default=math.inf)
+    return sorted(
+        known,
+        key=lambda rate: (0.0, abs(math.log(rate / own)), rate) if known[rate] <= ALIKE * best else (known[rate], rate),
     )
 
 
