@@ -116,6 +116,13 @@ class Difference:
     different: bool
     """p_holm below 0.05."""
 
+    @property
+    def doubt(self) -> str:
+        """Why no difference is claimed: there may be none, or it is one of so many that one may look so by chance."""
+        if self.different:
+            return ""
+        return "within noise" if self.difference.low <= 0 <= self.difference.high else "not beyond doubt"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:

@@ -94,15 +94,11 @@ def _alike(arm: ArmResult, best: ArmResult, difference: Difference) -> str:
     """How an arm that cannot be told from the best compares in time."""
     ratio = arm.costs.seconds / max(1e-9, best.costs.seconds)
     speed = f"{ratio:.1f} × slower" if ratio > ALIKE else f"{1 / ratio:.1f} × faster" if ratio < 1 / ALIKE else ""
-    return f"{arm.name} is {_doubt(difference)} and {speed or 'about as fast'}"
-
-
-def _doubt(difference: Difference) -> str:
-    """Why no difference is claimed: there may be none, or it is one of so many that one may look so by chance."""
-    found = difference.difference
-    if found.low <= 0 <= found.high:
-        return f"within noise ({_signed(found)})"
-    return f"behind ({_signed(found)}), though not beyond doubt (p = {difference.p_holm:.2f} among all pairs),"
+    gap = _signed(difference.difference)
+    if difference.doubt == "within noise":
+        return f"{arm.name} is within noise ({gap}) and {speed or 'about as fast'}"
+    doubt = f"{difference.doubt} (p = {difference.p_holm:.2f} among all pairs)"
+    return f"{arm.name} is behind ({gap}), though {doubt}, and {speed or 'about as fast'}"
 
 
 def _behind(arm: ArmResult, best: ArmResult, difference: Difference, split: str, metric: Metric) -> str:

@@ -39,7 +39,7 @@ def scores_table(found: Comparison, split: str) -> Table:
         compared = (
             ["best" if arm in best else "–", "–"]
             if gap is None
-            else [_gap(gap.difference), (p_value(gap.p_holm), "" if gap.different else "within noise")]
+            else [_gap(gap.difference), (p_value(gap.p_holm), gap.doubt)]
         )
         rows.append([arm.name, estimate(arm.scores[split]), *compared, probable])
     return Table(heads, rows)
