@@ -22,14 +22,12 @@ from chiasm.models.adapted import Adapted
 from chiasm.models.clip import unit
 from chiasm.predict.base import Pixels, Predictor
 from chiasm.predict.cores import on_cores
-from chiasm.predict.speed import DTYPES, Precision, Speed, fastest
+from chiasm.predict.speed import DTYPES, ROWS, Precision, Speed, fastest
 from chiasm.progress import track
 from chiasm.types import Picture
 
 READ_ROWS = 256
 """Pictures that are read before they are embedded."""
-ROWS = 32
-"""Rows that a core embeds at once."""
 TYPICAL_TOKENS = 16
 """Of the texts with which speed is measured."""
 Vectors = Float[np.ndarray, "b e"]

@@ -13,6 +13,8 @@ Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FEW_ROWS = 4
 """Rows on which the precisions are compared."""
+ROWS = 32
+"""Taken where nothing is measured, or the time runs out while larger batches still pay."""
 MOST_ROWS = 128
 BUDGET_SECONDS = 2.0
 WORTH = 0.97
@@ -44,6 +46,8 @@ def fastest(embed: Mapping[Precision, Callable[[int], object]], budget_seconds: 
             if larger > WORTH * per_row:
                 break
             rows, per_row = 2 * rows, larger
+        else:
+            rows = max(rows, ROWS)
     finally:
         torch.set_num_threads(threads)
     return Speed(best, rows, {precision: 1 / taken for precision, taken in (seconds | {best: per_row}).items()})
@@ -59,4 +63,4 @@ def _row_seconds(run: Callable[[int], object], rows: int) -> float:
     return min(seconds) / rows
 
 
-__all__ = ["DTYPES", "Precision", "Speed", "fastest"]
+__all__ = ["DTYPES", "ROWS", "Precision", "Speed", "fastest"]
