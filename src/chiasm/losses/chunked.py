@@ -79,6 +79,8 @@ class ChunkedInfoNce(Function):
                     target = target + column_target[j][tile.column]
                 grads = _exponentials(tile.logits, ctx.shift, row_sums.dtype).mul_(weight).to(rows.dtype)
                 grads[tile.row, tile.column] -= target
+                if ctx.coarse:
+                    _add_positives(tile, grads, columns[j], row_grads[i], column_grads[j])
                 row_grads[i].addmm_(grads, columns[j])
                 column_grads[j].addmm_(grads.T, tile.scaled)
         return *_finished(rows, row_grads, column_grads, scale, gradient, ctx.chunk), *[None] * 5
@@ -187,6 +189,16 @@ def _stream(
         f"similarities times scale reach {bound:.0f} while all of one row's are over {2 * largest:.0f} below: "
         "embeddings must have unit length, and the scale must stay below 600"
     )
+
+
+def _add_positives(tile: Tile, grads: Tensor, columns: Tensor, row_grads: Tensor, column_grads: Tensor) -> None:
+    """Move the positives, most of the gradient, out of the coarse products and add them in fp32, unless they are many."""
+    if len(tile.row) > 2 * len(tile.scaled):
+        return
+    own = grads[tile.row, tile.column][:, None]
+    grads[tile.row, tile.column] = 0
+    row_grads.index_add_(0, tile.row, own * columns[tile.column])
+    column_grads.index_add_(0, tile.column, own * tile.scaled[tile.row])
 
 
 def _exponentials(logits: Tensor, shift: float, dtype: torch.dtype) -> Tensor:
