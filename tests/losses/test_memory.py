@@ -6,7 +6,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import ctypes, resource, sys
+import ctypes, sys
 from pathlib import Path
 import torch
 from torch.nn.functional import normalize

@@ -192,7 +192,7 @@ def _stream(
 
 
 def _add_positives(tile: Tile, grads: Tensor, columns: Tensor, row_grads: Tensor, column_grads: Tensor) -> None:
-    """Move the positives, most of the gradient, out of the coarse products and add them in fp32, unless they are many."""
+    """Add the positives, most of the gradient, in fp32 and not in the coarse products, unless they are many."""
     if len(tile.row) > 2 * len(tile.scaled):
         return
     own = grads[tile.row, tile.column][:, None]
