@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from chiasm.data import cache, reading
@@ -114,31 +113,12 @@ def test_a_picture_of_several_examples_is_read_and_stored_once(examples, prepare
     assert len(prepare([copies[0], copies[4]], limit_bytes=8 * 12 * 3).pixels) == 1
 
 
-@pytest.mark.parametrize("processes", [False, True])
-def test_more_pictures_than_a_block_keep_their_order(prepare, monkeypatch, processes):
+def test_more_pictures_than_a_block_keep_their_order(prepare, reads, monkeypatch):
     monkeypatch.setattr(reading, "BLOCK", 4)
-    monkeypatch.setattr(reading, "RUN", 3)
-    monkeypatch.setattr(reading, "_processes_pay", lambda seconds, pictures: processes)
     examples = [example(noise(i), i) for i in range(11)]
-    examples[6] = example(b"", "bad one")
-    state = torch.get_rng_state()
     for _ in range(2):
-        pictures = prepare(examples, max_broken_share=0.5)
-        assert pictures.broken == (Broken(row=6, key="bad one", reason="the file is empty"),)
-        expected = np.stack([read_pixels(examples[row].image, CONFIG) for row in pictures.good])
-        np.testing.assert_array_equal(pictures.pixels_of(pictures.good), expected)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_processes_read_many_small_pictures_only_and_only_where_they_are_forked(monkeypatch):
-    monkeypatch.setattr(reading, "available_cores", lambda: 2)
-    for method, small in (("fork", True), ("spawn", False)):
-        monkeypatch.setattr(reading.multiprocessing, "get_start_method", lambda method=method: method)
-        assert reading._processes_pay(2e-4, 10_000) is small
-        assert not reading._processes_pay(2e-3, 10_000) and not reading._processes_pay(2e-4, 1_000)
-    monkeypatch.setattr(reading.multiprocessing, "get_start_method", lambda: "fork")
-    monkeypatch.setattr(reading, "available_cores", lambda: 1)
-    assert not reading._processes_pay(2e-4, 10_000)
+        assert_right(prepare(examples), examples)
+    assert len(reads) == 11
 
 
 def test_a_mapped_set_is_pickled_without_its_pixels(prepare):
