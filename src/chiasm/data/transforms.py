@@ -87,8 +87,8 @@ def _resized(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Pillow's antialiased resize; with `fast_decode` PyTorch's, which is several times faster.
 
-    The filter is the same. Weights have 16 bits, and rows always come before columns: Pillow takes columns first in some
-    pictures, which shows where the first pass saturates.
+    The filter is the same. Weights have 16 bits, and rows always come before columns: of some pictures Pillow takes
+    columns first, which shows where the first pass saturates.
     """
     if image.size == (width, height):
         return np.array(image)
