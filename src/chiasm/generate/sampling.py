@@ -71,10 +71,11 @@ def candidates(
     """The tempered logits of the tokens that may be drawn (-inf for others among them), and their ids if not all."""
     if temperature != 1:
         logits = logits / temperature
-    few = top_k is not None and top_k < logits.shape[1]
+    most = logits.shape[1] if top_k is None else min(top_k, logits.shape[1])
+    few = most < logits.shape[1]
     if top_p is None or top_p == 1:
-        return tuple(logits.topk(top_k)) if few else (logits, None)
-    choices, tokens = logits.topk(top_k if few else min(NUCLEUS, logits.shape[1]))
+        return logits.topk(most) if few else (logits, None)
+    choices, tokens = logits.topk(most if few else min(NUCLEUS, most))
     log_sum = (choices if few else logits).logsumexp(-1, keepdim=True)
     if not few and bool(((choices - log_sum).exp().sum(-1) < top_p).any()):
         choices, tokens = logits.sort(descending=True, stable=True)

@@ -228,7 +228,7 @@ class SelfProduct(Function):
         b, l, _ = gradient.shape
         gradient = gradient.view(b, l, len(queries) // b, -1).transpose(1, 2).reshape(queries.shape)
         torch.bmm(shares.mT, gradient, out=gradients[2])
-        of_scores = torch._softmax_backward_data(torch.bmm(gradient, values.mT), shares, -1, shares.dtype)
+        of_scores = torch.ops.aten._softmax_backward_data(torch.bmm(gradient, values.mT), shares, -1, shares.dtype)
         torch.bmm(of_scores, keys, out=gradients[0])
         torch.bmm(of_scores.mT, queries, out=gradients[1])
         return gradients.unflatten(1, (b, -1)).permute(1, 3, 0, 2, 4).reshape(b, l, -1), None, None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -58,6 +58,11 @@ class ClipPredictor(Predictor):
     rows: int = ROWS
 
     @property
+    def _trained(self) -> Clip | Coca:
+        """The model in fp32, whatever this predictor computes in."""
+        return cast("Clip | Coca", self.bundle.model)
+
+    @property
     def calibration(self) -> Calibration | None:
         """What held-out pairs said about cosines; None where there were none."""
         return self.bundle.calibration
@@ -70,7 +75,7 @@ class ClipPredictor(Predictor):
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with weights, settings or preprocessing: vectors of equal ones compare."""
-        sums = {n: hash_tensor(tensor) for n, tensor in own_tensors(self.bundle.model).items()}
+        sums = {n: hash_tensor(tensor) for n, tensor in own_tensors(self._trained).items()}
         return fingerprint([sums, fingerprint(self.model.config), fingerprint(self.preprocess)])
 
     def in_precision(self, precision: Precision, rows: int = ROWS) -> ClipPredictor:
@@ -80,8 +85,7 @@ class ClipPredictor(Predictor):
         """
         other = copy(self)
         other.precision, other.rows = precision, rows
-        model = self.bundle.model
-        other.model = model if precision == "fp32" else deepcopy(model).to(DTYPES[precision])
+        other.model = self._trained if precision == "fp32" else deepcopy(self._trained).to(DTYPES[precision])
         return other
 
     def measured(self, what: Literal["pictures", "texts"]) -> tuple[ClipPredictor, Speed]:
@@ -90,8 +94,10 @@ class ClipPredictor(Predictor):
         Takes about two seconds. A model with modules of the user's own stays in fp32.
         """
         own = any(isinstance(module, Adapted) for module in self.model.modules())
-        sides = {p: self.in_precision(p) for p in DTYPES if p == "fp32" or not own}
-        speed = fastest({p: partial(side._embed_some, what) for p, side in sides.items()})
+        precisions: tuple[Precision, ...] = ("fp32",) if own else tuple(DTYPES)
+        sides: dict[Precision, ClipPredictor] = {p: self.in_precision(p) for p in precisions}
+        runs: dict[Precision, Callable[[int], object]] = {p: partial(s._embed_some, what) for p, s in sides.items()}
+        speed = fastest(runs)
         found = copy(sides[speed.precision])
         found.rows = speed.rows
         return found, speed
@@ -202,7 +208,7 @@ class ClipPredictor(Predictor):
     ) -> list[list[Guess]]:
         """The same from vectors of pictures, and of labels by `embed_labels`."""
         cosines = vectors @ label_vectors.T
-        logits = float(self.bundle.model.log_scale.detach().exp()) * cosines
+        logits = float(self._trained.log_scale.detach().exp()) * cosines
         shares = torch.from_numpy(logits).softmax(-1).numpy()
         known = None if self.calibration is None else self.calibration.probability(cosines)
         best = np.argsort(-cosines, axis=1, kind="stable")

@@ -38,8 +38,8 @@ def fastest(embed: Mapping[Precision, Callable[[int], object]], budget_seconds: 
     threads, start = torch.get_num_threads(), time.perf_counter()
     torch.set_num_threads(1)
     try:
-        seconds = {precision: _row_seconds(run, FEW_ROWS) for precision, run in embed.items()}
-        best = min(seconds, key=seconds.__getitem__)
+        seconds: dict[Precision, float] = {precision: _row_seconds(run, FEW_ROWS) for precision, run in embed.items()}
+        best: Precision = min(seconds, key=lambda precision: seconds[precision])
         rows, per_row = FEW_ROWS, seconds[best]
         while 2 * rows <= MOST_ROWS and time.perf_counter() - start + 2 * 2 * rows * per_row < budget_seconds:
             larger = _row_seconds(embed[best], 2 * rows)
@@ -50,7 +50,9 @@ def fastest(embed: Mapping[Precision, Callable[[int], object]], budget_seconds: 
             rows = max(rows, ROWS)
     finally:
         torch.set_num_threads(threads)
-    return Speed(best, rows, {precision: 1 / taken for precision, taken in (seconds | {best: per_row}).items()})
+    seconds[best] = per_row
+    speeds: dict[Precision, float] = {precision: 1 / taken for precision, taken in seconds.items()}
+    return Speed(best, rows, speeds)
 
 
 def _row_seconds(run: Callable[[int], object], rows: int) -> float:
