@@ -16,6 +16,7 @@ from chiasm.compare.config import CompareConfig, Machinery
 from chiasm.compare.controls import SHARES
 from chiasm.compare.experiment import _notes, compare
 from chiasm.compare.jobs import items_of
+from chiasm.compare.tuning import ALIKE
 from chiasm.compare.worker import Outcome, outcome_in
 from chiasm.errors import UserError
 from chiasm.report.comparison import write_comparison
@@ -85,10 +86,11 @@ def test_every_arm_was_tuned_and_trained_with_its_best_rate(done):
     _, folder, found = done
     for arm in found.arms:
         assert [trial.steps for trial in arm.tried] == [1, 1]
-        best = min(arm.tried, key=lambda trial: trial.val_loss)
-        assert arm.learning_rate == best.learning_rate == arm.settings["train"]["learning_rate"]
+        best = min(trial.val_loss for trial in arm.tried)
+        assert arm.learning_rate in [trial.learning_rate for trial in arm.tried if trial.val_loss <= ALIKE * best]
+        assert arm.learning_rate == arm.settings["train"]["learning_rate"]
         used = configs.read_json(folder / "arms" / arm.name / "seed-1" / "run" / "config.json")["train"]
-        assert (used["learning_rate"], used["seed"]) == (best.learning_rate, 1)
+        assert (used["learning_rate"], used["seed"]) == (arm.learning_rate, 1)
 
 
 @pytest.mark.slow

@@ -175,7 +175,8 @@ def test_maps_of_a_prefix_are_the_weights_with_which_the_words_read_it(kept):
         )
         for block in decoder.blocks
     ]
-    decoder(ids, prefix=seen)
+    with torch.no_grad():  # in training, blocks read themselves by another way than `forward`
+        decoder(ids, prefix=seen)
     for hook in hooks:
         hook.remove()
     maps = decoder.attention_maps(ids, prefix=seen)

@@ -269,10 +269,11 @@ def fit(run: Run, *, loggers: Sequence[Any] = (), resume: bool = False) -> Fitte
     start = last if resume and last.exists() else None
     bar = Bar(validate)
     coach = Coach(run.facts, metrics.path, bar.say)
-    checkpointing = Checkpoints(last, train.checkpoint_every_seconds)
-    callbacks = [validate, metrics, StopOnSignal(), bar, coach, checkpointing]
+    callbacks = [validate, metrics, StopOnSignal(), bar, coach]
     if run.val_loader is not None:
         callbacks.append(Samples(run.folder / "samples.jsonl", lambda: run.task.samples(run), bar.say))
+    # The last one: a run that is killed goes on behind its checkpoint, and does not write again what is before it.
+    callbacks.append(Checkpoints(last, train.checkpoint_every_seconds))
     with _quiet():
         trainer = _trainer(engine, callbacks, loggers)
         try:
