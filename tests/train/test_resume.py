@@ -102,6 +102,26 @@ def test_killed_in_every_step_and_resumed_each_time_ends_the_same(settings, undi
     assert_same_end(tmp_path / "run", undisturbed)
 
 
+def test_killed_behind_every_checkpoint_it_ends_the_same(settings, undisturbed, tmp_path, monkeypatch):
+    """All that a step writes is written before its checkpoint: behind it nothing of that step is done again."""
+    save = callbacks.Checkpoints.save
+
+    def and_kill(checkpoints, trainer):
+        save(checkpoints, trainer)
+        if trainer.global_step < trainer.max_steps:
+            raise Killed
+
+    monkeypatch.setattr(callbacks.Checkpoints, "save", and_kill)
+    kills = 0
+    while not (tmp_path / "run/bundle").exists():
+        try:
+            train(settings(), tmp_path / "run", resume=kills > 0)
+        except Killed:
+            kills += 1
+    assert kills > 3
+    assert_same_end(tmp_path / "run", undisturbed)
+
+
 def test_killed_before_the_first_checkpoint_a_run_that_starts_from_a_trained_one_still_does(
     settings, undisturbed, tmp_path
 ):
