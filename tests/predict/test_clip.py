@@ -225,3 +225,11 @@ def test_the_measured_predictor_gives_the_vectors_of_its_precision(predictor, wh
 def test_a_module_of_the_user_s_own_is_not_asked_to_compute_in_bf16(predictor, monkeypatch):
     monkeypatch.setattr(predict, "Adapted", type(predictor.model.vision))
     assert predictor.measured("texts")[1].rows_per_second.keys() == {"fp32"}
+
+
+def test_every_core_gets_several_batches_of_like_size_unless_they_would_be_small(predictor, monkeypatch):
+    predictor.rows = 128
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    sizes = {n: [len(part) for part in predictor._parts(np.arange(n))] for n in (0, 1, 40, 256, 4096)}
+    assert sizes[0] == [] and sizes[1] == [1]
+    assert sizes[40] == [14, 13, 13] and sizes[256] == [32] * 8 and sizes[4096] == [128] * 32

@@ -28,6 +28,7 @@ from chiasm.types import Picture
 
 READ_ROWS = 256
 """Pictures that are read before they are embedded."""
+PARTS_PER_CORE, LEAST_ROWS = 4, 16
 TYPICAL_TOKENS = 16
 """Of the texts with which speed is measured."""
 Vectors = Float[np.ndarray, "b e"]
@@ -116,7 +117,7 @@ class ClipPredictor(Predictor):
         """Vectors of pictures that `read` (or the cache) prepared."""
         if not len(pixels):
             return np.empty((0, self.embed_width), np.float32)
-        return np.concatenate(on_cores(self._embed_pixels, np.array_split(pixels, -(-len(pixels) // self.rows))))
+        return np.concatenate(on_cores(self._embed_pixels, self._parts(pixels)))
 
     def embed_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Vectors:
         """Vectors of texts; UserError for an empty text, or one that is longer than the model's context.
@@ -125,15 +126,20 @@ class ClipPredictor(Predictor):
         """
         rules, lengths = self.model.config.rules, self.text_lengths(texts, truncate=truncate)
         order = np.argsort(lengths, kind="stable")[::-1]  # what takes longest begins first, so that all end together
-        parts = np.array_split(order, -(-len(texts) // self.rows)) if len(texts) else []
         vectors = np.empty((len(texts), self.embed_width), np.float32)
 
         def embed(rows: np.ndarray) -> None:
             some = [texts[int(row)] for row in rows]
             vectors[rows] = self._embed_ids(self.tokenizer.encode(some, context=rules.context, truncate=True))
 
-        on_cores(embed, parts, "Embedding texts")
+        on_cores(embed, self._parts(order), "Embedding texts")
         return vectors
+
+    def _parts(self, items: np.ndarray) -> list[np.ndarray]:
+        """Batches of like size: several for each core, so that all end together, unless they would become small."""
+        shared = -(-len(items) // (PARTS_PER_CORE * torch.get_num_threads()))
+        rows = min(self.rows, max(LEAST_ROWS, shared))
+        return np.array_split(items, -(-len(items) // rows)) if len(items) else []
 
     @torch.inference_mode()
     def _embed_pixels(self, pixels: Pixels) -> Vectors:
