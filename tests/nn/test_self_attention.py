@@ -75,11 +75,13 @@ def test_in_bf16_it_is_as_near_to_fp32_as_its_plain_twin(attend, keep, causal):
             assert (got - wanted).norm() < 0.02 * wanted.norm()
 
 
-@pytest.mark.parametrize("length, gradient, fused", [(160, True, 1), (161, True, 0), (160, False, 0)])
-def test_it_is_taken_where_it_is_faster(monkeypatch, attend, length, gradient, fused):
+@pytest.mark.parametrize("length, bf16, gradient, fused", [
+    (160, False, True, 1), (161, False, True, 0), (160, False, False, 0), (512, True, True, 1), (513, True, True, 0)
+])  # fmt: skip
+def test_it_is_taken_where_it_is_faster(monkeypatch, attend, length, bf16, gradient, fused):
     calls, own = [], attention.SelfProduct.apply
     monkeypatch.setattr(attention.SelfProduct, "apply", lambda *args: calls.append(1) or own(*args))
-    with torch.set_grad_enabled(gradient):
+    with torch.set_grad_enabled(gradient), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         attend.of_itself(torch.randn(1, length, D))
     assert len(calls) == fused
 

@@ -148,7 +148,8 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b l d"]:
         """`forward` on x's own keys and values; if few, in training on a CPU, by one projection and fewer copies."""
         l = x.shape[1]
-        short = x.device.type == "cpu" and torch.is_grad_enabled() and l <= SHORT_KEYS
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        short = x.device.type == "cpu" and torch.is_grad_enabled() and l <= _most_keys(dtype)
         if not short or self.key_width != self.value_width:
             return self(x, self.project(x), keep=keep, causal=causal)
         scale = (self.key_width // self.heads) ** -0.5  # of the weights, which are fewer than the queries
@@ -186,8 +187,11 @@ SHORT_KEYS_BF16 = 512
 
 
 def _is_short(queries: Tensor, keys: int) -> bool:
-    most = SHORT_KEYS_BF16 if queries.dtype == torch.bfloat16 else SHORT_KEYS
-    return queries.device.type == "cpu" and queries.requires_grad and keys <= most
+    return queries.device.type == "cpu" and queries.requires_grad and keys <= _most_keys(queries.dtype)
+
+
+def _most_keys(dtype: torch.dtype) -> int:
+    return SHORT_KEYS_BF16 if dtype == torch.bfloat16 else SHORT_KEYS
 
 
 def _product(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Float[Tensor, "b h l k"]:
