@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from chiasm.types import Batch
 SHORTEST, LONGEST = 8, 20
 """Tokens of a text, BOS and EOT counted."""
 HEAD_WIDTH = 64
+FEW = 4
+"""Rows for which the loss is compared and the FLOPs are counted, which are the same for every row."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Sizes:
         decoder = DecoderConfig(**text, depth=2 * self.text_depth, unimodal_depth=self.text_depth)
         return CocaConfig(vision=self.vision, latents=self.latents, decoder=decoder, embed_dim=self.text_width)
 
+    @cache  # noqa: B019 - there is one of it in a process
     def drawn(self, rows: int) -> tuple[Tensor, list[Tensor]]:
         """Pictures, and texts without pads."""
         g = torch.Generator().manual_seed(0)
@@ -88,15 +92,16 @@ class OwnStep:
 
     @torch.no_grad()
     def loss(self) -> float:
-        """Before any step, in fp32."""
-        return self.trainee.objective.validate(self.trainee.model, self.batch(self.sizes.batch))[0] / self.sizes.batch
+        """Of a few rows before any step, in fp32."""
+        return self.trainee.objective.validate(self.trainee.model, self.batch(FEW))[0] / FEW
 
     def flops(self) -> int:
         """Of forward and backward; what checkpointing computes again is no progress."""
         if self.settings:
             return OwnStep("chiasm", self.sizes, self.precision).flops()
-        model, batch = self.trainee.model, self.batch(self.sizes.batch)
-        return counted(lambda: self.trainee.objective.backward(model, batch, 1, lambda loss: loss.backward()), model)
+        model, batch = self.trainee.model, self.batch(FEW)
+        flops = counted(lambda: self.trainee.objective.backward(model, batch, 1, lambda loss: loss.backward()), model)
+        return flops * self.sizes.batch // FEW
 
     def batch(self, rows: int) -> Batch:
         """Texts padded to the longest of the batch, as `chiasm.data.loader` makes them."""
@@ -139,11 +144,12 @@ class PeerStep:
 
     @torch.no_grad()
     def loss(self) -> float:
-        """Before any step, in fp32."""
-        return float(self.of_batch(self.sizes.batch))
+        """Of a few rows before any step, in fp32."""
+        return float(self.of_batch(FEW))
 
     def flops(self) -> int:
-        return counted(lambda: self.of_batch(self.sizes.batch).backward(), self.model)
+        """Of forward and backward."""
+        return counted(lambda: self.of_batch(FEW).backward(), self.model) * self.sizes.batch // FEW
 
     def texts(self, rows: int) -> tuple[Tensor, Tensor]:
         """Pictures, and texts padded to the context, or to the longest of the batch."""
