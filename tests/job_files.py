@@ -28,9 +28,10 @@ from chiasm.models.vision import VitConfig
 from chiasm.train.callbacks import read_metrics
 from chiasm.train.config import DataConfig, RunConfig, TrainConfig
 
-STEPS, BATCH = 24, 8
-GOOD, TRIAL, BROKEN, RAISING, KILLED = (
+STEPS, BATCH = 40, 8
+GOOD, LONG, TRIAL, BROKEN, RAISING, KILLED = (
     "arms/good/seed-0",
+    "arms/long/seed-0",
     "tune/good/rate-0",
     "arms/broken/seed-0",
     "arms/raising/seed-0",
@@ -73,6 +74,7 @@ def jobs(*names) -> list[Job]:
     """The jobs of these names."""
     made = {
         GOOD: settings(),
+        LONG: settings(steps=100_000),  # ends by a signal or not at all
         TRIAL: settings(learning_rate=1e-2),
         BROKEN: settings(learning_rate=1e30),
         RAISING: _with_encoder("raising"),

@@ -11,6 +11,7 @@ from chiasm.errors import UserError
 from job_files import (
     BROKEN,
     GOOD,
+    LONG,
     TRIAL,
     assert_same_outcome,
     assert_same_results,
@@ -49,13 +50,13 @@ def test_ray_gives_what_this_machine_gives(tmp_path_factory, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupt_ends_what_runs_on_ray(tmp_path):
-    process = start(tmp_path, "ray", GOOD)
-    wait_for_step(tmp_path / GOOD / "run", 2, process)
+    process = start(tmp_path, "ray", LONG)
+    wait_for_step(tmp_path / LONG / "run", 2, process)
     process.send_signal(signal.SIGINT)
     assert process.communicate()[1].endswith("KeyboardInterrupt\n")
     wait_for_no_workers(tmp_path, seconds=0)
-    assert (tmp_path / GOOD / "run/checkpoints/last.ckpt").exists()
-    assert not (tmp_path / GOOD / "outcome.json").exists()
+    assert (tmp_path / LONG / "run/checkpoints/last.ckpt").exists()
+    assert not (tmp_path / LONG / "outcome.json").exists()
 
 
 def test_ray_must_be_installed(tmp_path, monkeypatch):
