@@ -46,15 +46,13 @@ class ChunkedInfoNce(Function):
     ) -> Float[Tensor, ""]:
         """Sum the exponentials and the positives' logits of all rows and, if `both`, all columns."""
         walk = partial(tiles, rows, columns, log_scale.exp(), row_ids, column_ids, chunk)
-        counts = [
-            count_positives(one, other).to(rows.dtype) for one, other in ((row_ids, column_ids), (column_ids, row_ids))
-        ]
+        counts = [count_positives(one, other).double() for one, other in ((row_ids, column_ids), (column_ids, row_ids))]
         with _products(rows, coarse):
-            sums, pulled, shift = _stream(walk, rows, columns, log_scale.exp(), both)
-        ctx.save_for_backward(rows, columns, log_scale, row_ids, column_ids, *sums)
-        ctx.counts, ctx.shift, ctx.chunk, ctx.both, ctx.coarse = counts, shift, chunk, both, coarse
+            sums, pulled, shift, dtype = _stream(walk, rows, columns, log_scale.exp(), both)
+        ctx.save_for_backward(rows, columns, log_scale, row_ids, column_ids, *sums, *counts)
+        ctx.shift, ctx.dtype, ctx.chunk, ctx.both, ctx.coarse = shift, dtype, chunk, both, coarse
         of_sides = [
-            (total.double().log() + shift - own / count).mean()
+            (total.log() + shift - own / count).mean()
             for total, own, count in zip(sums[: 1 + both], pulled, counts, strict=False)
         ]
         return torch.stack(of_sides).mean().to(rows.dtype)
@@ -62,23 +60,29 @@ class ChunkedInfoNce(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Softmax less target, tile by tile; both directions' softmax is one exponential, weighted by both sums."""
-        rows, columns, log_scale, row_ids, column_ids, row_sums, column_sums = ctx.saved_tensors
+        """Softmax less target, tile by tile; both directions' softmax is one exponential, weighted by both sums.
+
+        A positive's probability is near 1 once pairs are told apart, so its difference to the target is taken in fp64.
+        """
+        rows, columns, log_scale, row_ids, column_ids, row_sums, column_sums, *counts = ctx.saved_tensors
         row_share, column_share = 1 / ((1 + ctx.both) * len(rows)), 1 / (2 * len(columns))
         row_weight, column_weight = row_share / row_sums, column_share / column_sums
-        row_target, column_target = row_share / ctx.counts[0], column_share / ctx.counts[1]
+        row_target, column_target = row_share / counts[0], column_share / counts[1]
+        row_factor, column_factor = row_weight.to(ctx.dtype), column_weight.to(ctx.dtype)
         scale = log_scale.exp()
         row_grads, column_grads = torch.zeros_like(rows), torch.zeros_like(columns)
-        weights = _buffer(rows, columns, ctx.chunk, row_sums.dtype)
+        weights = _buffer(rows, columns, ctx.chunk, ctx.dtype)
         with torch.autocast(rows.device.type, enabled=False), _products(rows, ctx.coarse):
             for tile in tiles(rows, columns, scale, row_ids, column_ids, ctx.chunk):
                 i, j = tile.rows, tile.columns
-                weight, target = row_weight[i, None], row_target[i][tile.row]
+                weight, own_weight, target = row_factor[i, None], row_weight[i][tile.row], row_target[i][tile.row]
                 if ctx.both:
-                    weight = torch.add(weight, column_weight[j], out=_view(weights, tile.logits))
+                    weight = torch.add(weight, column_factor[j], out=_view(weights, tile.logits))
+                    own_weight = own_weight + column_weight[j][tile.column]
                     target = target + column_target[j][tile.column]
-                grads = _exponentials(tile.logits, ctx.shift, row_sums.dtype).mul_(weight).to(rows.dtype)
-                grads[tile.row, tile.column] -= target
+                own = _exponentials(tile.own, ctx.shift, torch.float64) * own_weight - target
+                grads = _exponentials(tile.logits, ctx.shift, ctx.dtype).mul_(weight).to(rows.dtype)
+                grads[tile.row, tile.column] = own.to(rows.dtype)
                 if ctx.coarse:
                     _add_positives(tile, grads, columns[j], row_grads[i], column_grads[j])
                 row_grads[i].addmm_(grads, columns[j])
@@ -142,6 +146,11 @@ class Tile:
     column: Int[Tensor, " p"]
     """Where in the tile its positives are."""
 
+    @property
+    def own(self) -> Float[Tensor, " p"]:
+        """The positives' logits, a copy."""
+        return self.logits[self.row, self.column]
+
 
 def tiles(
     rows: Float[Tensor, "R e"],
@@ -166,25 +175,29 @@ def tiles(
 
 def _stream(
     walk: partial[Iterator[Tile]], rows: Tensor, columns: Tensor, scale: Tensor, both: bool
-) -> tuple[list[Tensor], list[Tensor], float]:
-    """Sums of exp(logit - shift) and of positives' logits, of rows and columns; in fp64 where fp32 has not the range.
+) -> tuple[list[Tensor], list[Tensor], float, torch.dtype]:
+    """Sums of exp(logit - shift) and of positives' logits, of rows and columns, and the exponentials' dtype.
 
-    By Cauchy-Schwarz no logit is above `bound`: the shift keeps all exponentials from overflowing. One shift serves
-    rows and columns unless one of them has no logit near the others', and its sum underflows.
+    That is fp64 where fp32 has not the range. The sums are fp64, with positives in full: what a sum has beside its
+    largest positive is the loss of a pair that is nearly solved. By Cauchy-Schwarz no logit is above `bound`: the shift
+    keeps all exponentials from overflowing. One shift serves rows and columns unless one of them has no logit near the
+    others', and its sum underflows.
     """
     bound = float(scale * torch.linalg.vector_norm(rows, dim=1).max() * torch.linalg.vector_norm(columns, dim=1).max())
     for dtype in dict.fromkeys((rows.dtype, torch.float64)):
         largest = LARGEST_EXPONENT[dtype]
         shift = max(0.0, bound - largest)
-        sums, pulled = ([side.new_zeros(len(side), dtype=dtype) for side in (rows, columns)] for _ in range(2))
+        sums, pulled = ([side.new_zeros(len(side), dtype=torch.float64) for side in (rows, columns)] for _ in range(2))
         for tile in walk():
-            own = tile.logits[tile.row, tile.column].to(dtype)
+            own = tile.own.double()
             exponentials = _exponentials(tile.logits, shift, dtype)
+            exponentials[tile.row, tile.column] = 0
             for side, (part, at) in enumerate(((tile.rows, tile.row), (tile.columns, tile.column))[: 1 + both]):
-                sums[side][part] += exponentials.sum(1 - side)
                 pulled[side][part].index_add_(0, at, own)
+                sums[side][part] += exponentials.sum(1 - side)
+                sums[side][part].index_add_(0, at, (own - shift).exp())
         if not any((total < math.exp(-largest)).any() for total in sums[: 1 + both]):
-            return sums, pulled, shift
+            return sums, pulled, shift, dtype
     raise ValueError(
         f"similarities times scale reach {bound:.0f} while all of one row's are over {2 * largest:.0f} below: "
         "embeddings must have unit length, and the scale must stay below 600"
