@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,17 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(about: str | None, *, repeat: int, repeated: str) -> argparse.ArgumentParser:
+    """The options of every benchmark: how often what is repeated, toy sizes, where the results go."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=repeat, help=f"{repeated} (default: {repeat})")
+    parser.add_argument(
+        "--toy", action="store_true", help="small sizes and the peers installed here, to see that it runs"
+    )
+    parser.add_argument("--out", type=Path, default=(RESULTS / Path(sys.argv[0]).name).with_suffix(".json"))
+    return parser
 
 
 def median_seconds(sides: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
@@ -39,10 +52,14 @@ def report(title: str, rows: list[dict[str, Any]], path: Path) -> None:
     for row in rows:
         table.add_row(*map(_shown, row.values()))
     Console().print(table)
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
                "processor": platform.processor() or platform.machine()}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"title": title, "machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({"title": title, "command": command, "machine": machine, "rows": rows}, indent=2) + "\n",
+        encoding="utf-8",
+    )
     print(f"results    {path}")
 
 

@@ -7,13 +7,12 @@ so that its trainings are further draws of the same architecture. Every comparis
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from _side_by_side import RESULTS, report
+from _side_by_side import arguments, report
 
 from chiasm.cli.arms import arms_from
 from chiasm.compare.config import CompareConfig, Machinery
@@ -30,11 +29,8 @@ SIZES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=20, help="comparisons (default: 20)")
+    parser = arguments(__doc__, repeat=20, repeated="comparisons")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (default: 3)")
-    parser.add_argument("--toy", action="store_true", help="a few steps, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "aa.json")
     args = parser.parse_args()
     steps, samples = (4, 60) if args.toy else (300, 2_000)
     with tempfile.TemporaryDirectory() as folder:

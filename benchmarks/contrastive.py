@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from _peers import enter_peers
-from _side_by_side import RESULTS, held_bytes, median_seconds, peak_bytes, report
+from _side_by_side import arguments, held_bytes, median_seconds, peak_bytes, report
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -46,14 +46,11 @@ WARM = 256
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, repeat=3, repeated="measurements of each side")
     parser.add_argument("--size", type=int, default=32_768, help="pairs in the batch (default: 32768)")
     parser.add_argument("--plain-size", type=int, default=16_384, help="pairs of the comparison (default: 16384)")
     parser.add_argument("--chunk", type=int, default=1024, help="rows of a chunk (default: 1024)")
     parser.add_argument("--scale", type=float, default=1 / 0.07, help="of the similarities (default: 14.3)")
-    parser.add_argument("--repeat", type=int, default=3, help="measurements of each side (default: 3)")
-    parser.add_argument("--toy", action="store_true", help="a small batch and the peers that are installed")
-    parser.add_argument("--out", type=Path, default=RESULTS / "contrastive.json")
     parser.add_argument("--measure", nargs=3, metavar=("LOSS", "SIDE", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.toy:

@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from _side_by_side import RESULTS, held_bytes, peak_bytes, report
+from _side_by_side import arguments, held_bytes, peak_bytes, report
 
 from chiasm import config as configs
 from chiasm.cli.settings import asked, start_settings
@@ -77,11 +77,8 @@ CASES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=3, help="trainings of each (default: 3)")
+    parser = arguments(__doc__, repeat=3, repeated="trainings of each")
     parser.add_argument("--only", nargs="+", help="models of these kinds alone")
-    parser.add_argument("--toy", action="store_true", help="one tiny model, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "cost.json")
     parser.add_argument("--measure", nargs=3, metavar=("CASE", "PRECISION", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:

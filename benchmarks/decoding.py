@@ -8,13 +8,12 @@ documentation has it, and under `inference_mode` with its plain attention, which
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _side_by_side import RESULTS, median_seconds, report
+from _side_by_side import arguments, median_seconds, report
 from torch import Tensor
 
 from chiasm.generate import GenerateConfig, generate
@@ -38,10 +37,7 @@ EOT = 0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5, help="measurements of each side (default: 5)")
-    parser.add_argument("--toy", action="store_true", help="a small model, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "decoding.json")
+    parser = arguments(__doc__, repeat=5, repeated="measurements of each side")
     args = parser.parse_args()
     width, depth, vocabulary, pixels = (32, 2, 128, 16) if args.toy else (256, 4, 8192, 64)
     peers = {kind: vision_encoder_decoder(width, depth, vocabulary, pixels, kind) for kind in ("sdpa", "eager")}

@@ -11,7 +11,6 @@ environment of their own, made at first use.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from _peers import enter_peers
-from _side_by_side import RESULTS, median_seconds, report
+from _side_by_side import arguments, median_seconds, report
 from PIL import Image
 
 PRECISIONS = "fp32", "autocast", "bf16 weights"
@@ -39,12 +38,9 @@ FEW, FP32_APART = 8, 1e-4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, repeat=3, repeated="times that each side runs, in turn")
     parser.add_argument("--pictures", type=int, default=128, help="JPEG files (default: 128)")
     parser.add_argument("--texts", type=int, default=256, help="texts (default: 256)")
-    parser.add_argument("--repeat", type=int, default=3, help="times that each side runs, in turn (default: 3)")
-    parser.add_argument("--toy", action="store_true", help="a tiny model and few inputs, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "embedding.json")
     args = parser.parse_args()
     enter_peers()
     pictures, texts = (8, 12) if args.toy else (args.pictures, args.texts)

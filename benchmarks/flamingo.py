@@ -8,16 +8,14 @@ which is how flamingo-pytorch comes, and with bf16 weights, which is its fastest
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from _peers import enter_peers
-from _side_by_side import RESULTS, apart, median_seconds, report
+from _side_by_side import apart, arguments, median_seconds, report
 from torch import Tensor, nn
 
 from chiasm.models.flamingo import latest_picture
@@ -65,10 +63,7 @@ class Sizes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=30, help="measurements of each side (default: 30)")
-    parser.add_argument("--toy", action="store_true", help="small sizes, and no peer where there is none")
-    parser.add_argument("--out", type=Path, default=RESULTS / "flamingo.json")
+    parser = arguments(__doc__, repeat=30, repeated="measurements of each side")
     args = parser.parse_args()
     if not args.toy:
         enter_peers("flamingo_pytorch")

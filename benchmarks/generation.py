@@ -6,7 +6,6 @@ steps": neither may write EOT before the last step, so that both take as many st
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from dataclasses import replace
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 from _lesson import EOT, LessonCaptioner
-from _side_by_side import RESULTS, median_seconds, report
+from _side_by_side import arguments, median_seconds, report
 from torch import Tensor, nn
 
 from chiasm.data.shapes import ShapesConfig, draw_shapes
@@ -34,10 +33,7 @@ SLOW_REPEATS = 25
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5, help="measurements of each side (default: 5)")
-    parser.add_argument("--toy", action="store_true", help="small batches, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "generation.json")
+    parser = arguments(__doc__, repeat=5, repeated="measurements of each side")
     args = parser.parse_args()
     batches = (1, 4) if args.toy else (1, 32, 256)
     model, images = trained_captioner(max(batches), steps=20 if args.toy else 120)

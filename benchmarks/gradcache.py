@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _side_by_side import RESULTS, apart, held_bytes, peak_bytes, report
+from _side_by_side import apart, arguments, held_bytes, peak_bytes, report
 
 from chiasm.models import Clip, build_model
 from chiasm.models.presets import clip_preset
@@ -28,13 +28,10 @@ VOCABULARY = 4096
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, repeat=1, repeated="measurements of each")
     parser.add_argument("--size", type=int, default=4096, help="pairs of the large batch (default: 4096)")
     parser.add_argument("--part", type=int, default=128, help="pairs of a sub-batch (default: 128)")
     parser.add_argument("--fits", type=int, default=512, help="pairs on which gradients are compared (default: 512)")
-    parser.add_argument("--repeat", type=int, default=1, help="measurements of each (default: 1)")
-    parser.add_argument("--toy", action="store_true", help="a tiny model and batch, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "gradcache.json")
     parser.add_argument("--measure", nargs=3, metavar=("PAIRS", "PARTS", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.toy:

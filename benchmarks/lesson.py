@@ -6,7 +6,6 @@ Imports are counted on neither side.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
@@ -16,7 +15,7 @@ from statistics import median
 
 import _lesson
 import numpy as np
-from _side_by_side import RESULTS, report
+from _side_by_side import arguments, report
 
 from chiasm.data.shapes import Drawn, ShapesConfig, draw_shapes
 from chiasm.data.transforms import AugmentConfig, PreprocessConfig, normalize
@@ -43,10 +42,7 @@ Captioner = Callable[[np.ndarray], list[str]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5, help="trainings of each side, of other seeds (default: 5)")
-    parser.add_argument("--toy", action="store_true", help="few steps, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "lesson.json")
+    parser = arguments(__doc__, repeat=5, repeated="trainings of each side, of other seeds")
     args = parser.parse_args()
     held_out = draw_shapes(ShapesConfig(difficulty="lesson", samples=20 if args.toy else 500, seed=1_000_000))
     sides = {

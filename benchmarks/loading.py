@@ -8,7 +8,6 @@ that JPEG has something to do.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import shutil
 import statistics
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from _peers import enter_peers
-from _side_by_side import RESULTS, report
+from _side_by_side import arguments, report
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -48,12 +47,7 @@ Epoch = Callable[[], Iterable[Tensor]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=3, help="first epochs of every side (default: 3)")
-    parser.add_argument(
-        "--toy", action="store_true", help="a few pictures and the installed peers, to see that it runs"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS / "loading.json")
+    parser = arguments(__doc__, repeat=3, repeated="first epochs of every side")
     args = parser.parse_args()
     if not args.toy:
         enter_peers()

@@ -6,7 +6,6 @@ own, so that memory is the peak of that job alone; sides and repetitions take tu
 
 from __future__ import annotations
 
-import argparse
 import math
 import multiprocessing
 import statistics
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _side_by_side import RESULTS, held_bytes, peak_bytes, report
+from _side_by_side import arguments, held_bytes, peak_bytes, report
 from torch import nn
 
 from chiasm.models.perceiver import LatentConfig, PerceiverEncoder, ReadConfig
@@ -72,13 +71,10 @@ class FullTransformer(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5, help="how often each job runs (default: 5)")
+    parser = arguments(__doc__, repeat=5, repeated="how often each job runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--part", choices=("both", "peer", "curve"), default="both")
     parser.add_argument("--most", type=int, default=16_384, help="tokens up to which the transformer is measured")
-    parser.add_argument("--toy", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "perceiver.json")
     parser.add_argument("--picture", type=Path, help="draw the curve here")
     args = parser.parse_args()
     rows, threads = [], None if args.toy else args.threads

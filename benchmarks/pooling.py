@@ -6,14 +6,13 @@ by seed. Intervals are Student's over seeds: with three of them they are wide, a
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _side_by_side import RESULTS, report
+from _side_by_side import arguments, report
 
 from chiasm.data.shapes import ShapesConfig
 from chiasm.data.transforms import PreprocessConfig, augment_for
@@ -36,11 +35,8 @@ EPOCHS = {"shapes": 8.0, "emoji": 20.0}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=3, help="seeds (default: 3)")
+    parser = arguments(__doc__, repeat=3, repeated="seeds")
     parser.add_argument("--data", nargs="+", choices=TESTS, default=list(TESTS), help="which data (default: both)")
-    parser.add_argument("--toy", action="store_true", help="a few steps on the shapes, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "pooling.json")
     args = parser.parse_args()
     arms = [
         (data, model, pool)

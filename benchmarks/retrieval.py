@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _side_by_side import RESULTS, held_bytes, peak_bytes, report
+from _side_by_side import arguments, held_bytes, peak_bytes, report
 
 from chiasm.metrics import caption_scores
 from chiasm.metrics.retrieval import rank_items
@@ -36,12 +36,9 @@ SIDES = {"retrieval": ("naive", "chiasm"), "CIDEr-D": ("pycocoevalcap", "chiasm"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, repeat=5, repeated="measurements of each side")
     parser.add_argument("--pictures", type=int, default=5_000, help="of five captions each (default: 5000)")
     parser.add_argument("--captions", type=int, default=100_000, help="scored by CIDEr-D (default: 100000)")
-    parser.add_argument("--repeat", type=int, default=5, help="measurements of each side (default: 5)")
-    parser.add_argument("--toy", action="store_true", help="few pictures and captions, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "retrieval.json")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "SIDE", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.toy:

@@ -6,14 +6,13 @@ of trained models do, and the whole is turned so that no axis is special. Querie
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from _side_by_side import RESULTS, report
+from _side_by_side import arguments, report
 
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.index import Index, open_index
@@ -28,13 +27,10 @@ K = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, repeat=1, repeated="times that each query is asked")
     parser.add_argument("--rows", type=int, default=1_000_000, help="vectors in the index (default: 1,000,000)")
     parser.add_argument("--width", type=int, default=512, help="numbers in a vector (default: 512)")
     parser.add_argument("--queries", type=int, default=300, help="queries of each kind (default: 300)")
-    parser.add_argument("--repeat", type=int, default=1, help="times that each query is asked (default: 1)")
-    parser.add_argument("--toy", action="store_true", help="few small vectors, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "search.json")
     args = parser.parse_args()
     rows, width, queries = (4_000, 16, 40) if args.toy else (args.rows, args.width, args.queries)
     with tempfile.TemporaryDirectory() as folder:

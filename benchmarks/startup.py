@@ -7,7 +7,6 @@ own, made at first use.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -16,14 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from _peers import enter_peers
-from _side_by_side import RESULTS, median_seconds, report
+from _side_by_side import arguments, median_seconds, report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5, help="times that each command runs, in turn (default: 5)")
-    parser.add_argument("--toy", action="store_true", help="without the peer, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "startup.json")
+    parser = arguments(__doc__, repeat=5, repeated="times that each command runs, in turn")
     args = parser.parse_args()
     if not args.toy:
         enter_peers()

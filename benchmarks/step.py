@@ -10,7 +10,6 @@ come and with what makes them fastest: eager attention, the fused optimizer, tex
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import statistics
@@ -18,12 +17,11 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 from _peers import enter_peers
-from _side_by_side import RESULTS, held_bytes, peak_bytes, report
+from _side_by_side import arguments, held_bytes, peak_bytes, report
 from _steps import OwnStep, PeerStep, Sizes
 
 MIB = 2**20
@@ -75,12 +73,9 @@ ROWS: dict[str, tuple[Sizes, list[Side]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=7, help="steps of each side (default: 7)")
+    parser = arguments(__doc__, repeat=7, repeated="steps of each side")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows (default: all)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--toy", action="store_true", help="small sizes in this process, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "step.json")
     args = parser.parse_args()
     if not args.toy:
         enter_peers()

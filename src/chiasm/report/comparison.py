@@ -213,7 +213,7 @@ def _facts(found: Comparison) -> list[tuple[str, str]]:
     return [
         *found.versions.items(),
         ("machine", found.machine),
-        ("time", f"{duration(60 * found.minutes)} for everything"),
+        ("time", f"{duration(60 * found.minutes)} of training in all"),
         *([("not tried", ", ".join(left_out))] if left_out else []),
     ]
 
