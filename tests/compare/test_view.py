@@ -110,11 +110,11 @@ def simulated(lengths, workers):
 
 
 @pytest.mark.parametrize(
-    ("rows", "share"),
-    [("", 0), ("6,1,0.5\n", 0.25), ("6,1,0.5\n12,2", 0.25), ("6,1,0.5\n12.0,2,0.4\n", 0.5), ("1,1,1\n" * 2000, 1 / 24)],
+    ("rows", "steps"),
+    [("", 0), ("6,1,0.5\n", 6), ("6,1,0.5\n12,2", 6), ("6,1,0.5\n12.0,2,0.4\n", 12), ("1,1,1\n" * 2000, 1)],
 )
-def test_the_share_that_a_log_tells_of(rows, share, tmp_path):
-    assert share_done(write_run(tmp_path, GOOD, rows)) == share
+def test_the_share_that_a_log_tells_of(rows, steps, tmp_path):
+    assert share_done(write_run(tmp_path, GOOD, rows)) == steps / STEPS
 
 
 def test_a_run_that_has_not_begun(tmp_path):

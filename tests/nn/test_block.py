@@ -21,7 +21,7 @@ def test_it_adds_what_self_cross_and_feed_forward_make_of_the_normed_sum():
     y = y + block.attend_cross(block.norm_cross(y), block.attend_cross.project(context), keep=keep)
     y = y + block.mlp(block.norm_mlp(y))
     got = block(x, causal=True, context=block.project(context), context_keep=keep)
-    torch.testing.assert_close(got, y, rtol=0, atol=0)
+    torch.testing.assert_close(got, y, rtol=1e-5, atol=1e-6)  # in training its own projections are one
 
 
 def test_without_a_context_width_there_is_no_cross_attention():
