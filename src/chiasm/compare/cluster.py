@@ -110,6 +110,7 @@ class RayPool(Pool):
         if importlib.util.find_spec("ray") is None:
             raise UserError("ray is not installed", "pip install 'chiasm[ray]', or go without it: --engine local")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # which prints addresses at a SIGTERM
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task sees GPUs as it would without Ray
         import ray
         import ray.exceptions
