@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from chiasm.machine import available_cores, processor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -53,8 +53,8 @@ def report(title: str, rows: list[dict[str, Any]], path: Path) -> None:
         table.add_row(*map(_shown, row.values()))
     Console().print(table)
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
-               "processor": platform.processor() or platform.machine()}  # fmt: skip
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": available_cores(),
+               "processor": processor()}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps({"title": title, "command": command, "machine": machine, "rows": rows}, indent=2) + "\n",

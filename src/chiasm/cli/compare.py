@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from chiasm.cli.arms import arms_from
 from chiasm.compare.config import CompareConfig, Equal, Machinery, TaskName
 from chiasm.config import from_dict, to_dict
 from chiasm.errors import UserError
+from chiasm.machine import available_cores
 
 
 def compare(
@@ -120,7 +120,7 @@ def compare(
     )
     if seeds < 1 or threads < 1 or (workers is not None and workers < 1):
         raise UserError("--seeds, --threads and --workers must be at least 1", "Change them.")
-    at_once = workers or max(1, (os.cpu_count() or 1) // threads)
+    at_once = workers or max(1, available_cores() // threads)
     machinery = Machinery(engine=engine, workers=at_once, threads=threads)
     if cost:
         print(preview(settings, machinery))

@@ -22,6 +22,7 @@ from chiasm.compare.sizes import about
 from chiasm.data.source import Source
 from chiasm.errors import UserError
 from chiasm.evaluate.common import Items
+from chiasm.machine import processor
 from chiasm.metrics.comparing import Compared, Estimate, compare_arms
 from chiasm.train.callbacks import read_metrics
 from chiasm.types import Example
@@ -252,16 +253,10 @@ def versions() -> dict[str, str]:
 
 def machine(machinery: Machinery) -> str:
     """What the trainings ran on, in a line."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else (names or [platform.processor()])[0]
+    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     at_once = f"{machinery.workers} trainings at a time" if machinery.workers > 1 else "one training at a time"
     threads = f"{machinery.threads} threads" if machinery.threads > 1 else "one thread"
-    return f"{kind or platform.machine()}, {platform.system()}; {at_once}, {threads} each"
+    return f"{kind}, {platform.system()}; {at_once}, {threads} each"
 
 
 def _interval(found: Estimate) -> Interval:

@@ -24,10 +24,11 @@ from jaxtyping import Int, UInt8
 
 from chiasm import config
 from chiasm.data.picture import picture_of
-from chiasm.data.reading import BLOCK, available_cores, blocks
+from chiasm.data.reading import BLOCK, blocks
 from chiasm.data.source import View
 from chiasm.data.transforms import NO_PICTURES, PreprocessConfig, read_pixels
 from chiasm.errors import UserError
+from chiasm.machine import available_cores
 from chiasm.progress import counting
 from chiasm.types import Example, Picture
 

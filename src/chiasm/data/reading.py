@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from chiasm.data.picture import BrokenPicture, picture_of
 from chiasm.data.transforms import PreprocessConfig, read_pixels
+from chiasm.machine import available_cores
 from chiasm.progress import counting
 from chiasm.types import Example
 
@@ -112,9 +112,4 @@ def _fill(
     return reasons
 
 
-def available_cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-__all__ = ["BLOCK", "Block", "available_cores", "blocks"]
+__all__ = ["BLOCK", "Block", "blocks"]

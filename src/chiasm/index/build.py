@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from chiasm.data.transforms import PreprocessConfig, read_pixels
 from chiasm.errors import UserError
 from chiasm.index import table as tables
 from chiasm.index.table import About, Embedder, in_words
+from chiasm.machine import available_cores
 from chiasm.progress import counting
 from chiasm.types import Example, Picture
 
@@ -156,7 +156,7 @@ def _look_at_all(
 ) -> Iterator[_Row | Broken | None]:
     """Each picture as a row to be written, as broken, or None where the table has it as it is."""
     keys: set[str] = set()
-    with ThreadPoolExecutor(os.cpu_count()) as pool, counting("Embedding pictures", len(examples)) as advance:
+    with ThreadPoolExecutor(available_cores()) as pool, counting("Embedding pictures", len(examples)) as advance:
         for start in range(0, len(examples), BLOCK):
             # Examples are made here, in one thread: a source need not be safe with several. Pillow frees the GIL.
             part = [examples[row] for row in range(start, min(start + BLOCK, len(examples)))]

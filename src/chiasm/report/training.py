@@ -9,8 +9,8 @@ from typing import Any
 
 from chiasm import config as configs
 from chiasm.bundle import BundleConfig
-from chiasm.data.cache import available_cores
 from chiasm.errors import UserError
+from chiasm.machine import available_cores, processor
 from chiasm.progress import waiting
 from chiasm.report.album import Album
 from chiasm.report.curves import cosines_picture, loss_picture, rate_pictures, reliability_picture
@@ -155,7 +155,7 @@ def _made(run: Recorded) -> list[tuple[str, str]]:
     from chiasm.compare.outcome import versions
 
     here = ", ".join(f"{name} {version}" for name, version in versions().items())
-    machine = f"{platform.machine()}, {available_cores()} cores, {platform.system()}"
+    machine = f"{processor()}, {available_cores()} cores, {platform.system()}"
     return [("trained with", run.versions or "not written down"), ("this page", f"{here}; {machine}")]
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from chiasm.data.cache import available_cores
 from chiasm.data.findings import Leaks
 from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.leaks import prepared_leaks
@@ -20,6 +19,7 @@ from chiasm.data.source import picture_key
 from chiasm.data.transforms import NO_PICTURES
 from chiasm.evaluate import SplitScores
 from chiasm.losses.positives import count_positives
+from chiasm.machine import available_cores
 from chiasm.models import Clip, Coca
 from chiasm.models.clip import MAX_LOG_SCALE
 from chiasm.objectives import Objective, Rows
