@@ -65,8 +65,8 @@ def test_an_arm_within_noise_is_told_by_what_it_costs():
         "cross is ahead on test, with accuracy 0.950 (0.940 to 0.960), but early and perceiver cannot be told from it."
     )
     assert second == (
-        "Of the others, early is within noise (-0.010, -0.020 to +0.000) and 1.8 × slower; "
-        "perceiver is behind (-0.020, -0.030 to -0.010), though not beyond doubt (p = 0.50 among all pairs), "
+        "Of the others, early is within noise (−0.010, −0.020 to +0.000) and 1.8 × slower; "
+        "perceiver is behind (−0.020, −0.030 to −0.010), though not beyond doubt (p = 0.50 among all pairs), "
         "and 2.0 × faster; late loses 0.250."
     )
 
@@ -74,7 +74,7 @@ def test_an_arm_within_noise_is_told_by_what_it_costs():
 def test_nothing_is_claimed_where_all_is_noise():
     first, second = verdict(ACCURACY, "test", [arm("a", 0.9), arm("b", 0.91)], [difference("a", -0.01, False)])
     assert first.startswith("No difference on test is beyond noise: b is ahead")
-    assert second == "a is within noise (-0.010, -0.020 to +0.000) and about as fast."
+    assert second == "a is within noise (−0.010, −0.020 to +0.000) and about as fast."
 
 
 def test_of_losses_the_lowest_is_best():

@@ -29,6 +29,11 @@ class Metric:
     explained: str
     higher_is_better: bool = True
 
+    @property
+    def words(self) -> str:
+        """The name for people."""
+        return self.name.replace("_", " ")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:

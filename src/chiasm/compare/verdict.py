@@ -28,7 +28,7 @@ def verdict(
     rest = sorted((arm for arm in scored if arm is not best), key=lambda arm: -_better(arm, split, metric))
     alike = [arm for arm in rest if not others[arm.name].different]
     behind = [arm for arm in rest if others[arm.name].different]
-    value = f"{metric.name.replace('_', ' ')} {_interval(best.scores[split])}"
+    value = f"{metric.words} {_interval(best.scores[split])}"
     if not alike:
         first = f"{best.name} is best on {split}, with {value}."
     elif not behind:
@@ -130,7 +130,7 @@ def _interval(found: Interval) -> str:
 
 
 def _signed(found: Interval) -> str:
-    return f"{found.value:+.3f}, {found.low:+.3f} to {found.high:+.3f}"
+    return f"{found.value:+.3f}, {found.low:+.3f} to {found.high:+.3f}".replace("-", "−")
 
 
 def _number(value: float) -> str:

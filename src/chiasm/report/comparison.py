@@ -100,7 +100,7 @@ def _keys(found: Comparison) -> list[tuple[str, str, str]]:
         return []
     best = ranked[0]
     value, interval = tables.estimate(best.scores[found.split])
-    keys = [(value, f"{found.metric.name} of {best.name}", interval)]
+    keys = [(value, f"{found.metric.words} of {best.name}", interval)]
     if len(ranked) > 1 and (gap := tables.difference(found, ranked[1].name, found.split)):
         ahead = _reversed(gap.difference)
         keys.append(

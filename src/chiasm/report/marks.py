@@ -25,7 +25,7 @@ PLACES = (
 
 def score_label(metric: Metric) -> str:
     """A metric's name, and which way is better."""
-    return f"{cut(metric.name)} ({'higher' if metric.higher_is_better else 'lower'} is better)"
+    return f"{cut(metric.words)} ({'higher' if metric.higher_is_better else 'lower'} is better)"
 
 
 def mark(

@@ -44,7 +44,7 @@ def pareto(found: Comparison) -> Picture | None:
         name_points(figure, axes, [(cost(arm), arm.scores[found.split], cut(arm.name)) for arm in arms])
 
     told = "; ".join(f"{arm.name} {number(arm.scores[found.split].value)} at {short(cost(arm))}" for arm in arms)
-    alt = f"{found.metric.name} on {found.split} against {label}: {told}"
+    alt = f"{found.metric.words} on {found.split} against {label}: {told}"
     return picture(draw, alt, (WIDE, 380), (NARROW, 320))
 
 
@@ -77,7 +77,7 @@ def floors(found: Comparison) -> Picture | None:
 
     told = "; ".join(f"{name} {number(score.value)}" for name, score in (*bare, *arms))
     height = 60 + 28 * (len(bare) + len(arms))
-    return picture(draw, f"{found.metric.name} on {found.split}: {told}", (WIDE, height), (NARROW, height))
+    return picture(draw, f"{found.metric.words} on {found.split}: {told}", (WIDE, height), (NARROW, height))
 
 
 def curves(found: Comparison) -> list[Picture]:
@@ -149,7 +149,7 @@ def slices(found: Comparison, split: str) -> Picture | None:
     told = "; ".join(f"{name}: {a.name} {number(a.slices[split][name].value)}" for name, a in best.items())
     height = 56 + len(names) * (14 + 13 * len(arms))
     return picture(
-        draw, f"{found.metric.name} on {split} by slice, best arm of each: {told}", (WIDE, height), (NARROW, height)
+        draw, f"{found.metric.words} on {split} by slice, best arm of each: {told}", (WIDE, height), (NARROW, height)
     )
 
 
@@ -186,7 +186,7 @@ def seeds(found: Comparison) -> Picture | None:
         for arm, by_seed in zip(arms, scores, strict=True)
     )
     height = 60 + 34 * len(arms)
-    return picture(draw, f"{found.metric.name} of every seed: {told}", (WIDE, height), (NARROW, height))
+    return picture(draw, f"{found.metric.words} of every seed: {told}", (WIDE, height), (NARROW, height))
 
 
 def scaling(found: Comparison, measured: Scaling) -> Picture:

@@ -27,7 +27,7 @@ def in_order(found: Comparison, split: str) -> list[ArmResult]:
 
 def scores_table(found: Comparison, split: str) -> Table:
     """Score, difference to the best, and probability of being best, the best arm first."""
-    heads = ["arm", found.metric.name, "minus best", "p (Holm)", "P(best)"]
+    heads = ["arm", found.metric.words, "minus best", "p (Holm)", "P(best)"]
     best = ranked(found, split)[:1]
     rows = []
     for arm in in_order(found, split):
