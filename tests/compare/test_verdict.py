@@ -77,6 +77,11 @@ def test_nothing_is_claimed_where_all_is_noise():
     assert second == "a is within noise (−0.010, −0.020 to +0.000) and about as fast."
 
 
+def test_nobody_is_ahead_of_an_equal():
+    first, _ = verdict(ACCURACY, "test", [arm("a", 0.9), arm("b", 0.9)], [difference("b", 0.0, False)])
+    assert first == "No difference on test is beyond noise: all are equal, with accuracy 0.900 (0.890 to 0.910)."
+
+
 def test_of_losses_the_lowest_is_best():
     first, second = verdict(LOSS, "test", [arm("a", 2.0), arm("b", 1.5)], [difference("a", 0.5, True)])
     assert first.startswith("b is best on test, with token loss 1.500")

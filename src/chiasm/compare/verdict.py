@@ -32,7 +32,9 @@ def verdict(
     if not alike:
         first = f"{best.name} is best on {split}, with {value}."
     elif not behind:
-        first = f"No difference on {split} is beyond noise: {best.name} is ahead, with {value}."
+        ahead = any(others[arm.name].difference.value for arm in rest)
+        who = f"{best.name} is ahead" if ahead else "all are equal"
+        first = f"No difference on {split} is beyond noise: {who}, with {value}."
     else:
         near = _and([arm.name for arm in alike])
         first = f"{best.name} is ahead on {split}, with {value}, but {near} cannot be told from it."
