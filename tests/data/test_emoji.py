@@ -21,7 +21,7 @@ def test_splits_have_the_readmes_counts(emoji: Source):
     counts = {name: len(rows) for name, rows in emoji.splits.items()}
     assert counts == {"train": 4438, "val": 488, "test-concept": 478, "test-style": 1566, "test-both": 168}
     assert len(emoji.examples) == 7309
-    assert emoji.test_splits == ["test-concept", "test-style", "test-both"]
+    assert emoji.test_splits == ["test-style", "test-concept", "test-both"]
 
 
 def test_each_test_holds_out_what_its_name_says(emoji: Source):

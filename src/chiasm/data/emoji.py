@@ -15,8 +15,8 @@ COLUMNS = ["image", "id", "vendor", "name", "keywords", "group", "split", "vendo
 SPLITS = {
     ("seen", "train"): "train",
     ("seen", "val"): "val",
-    ("seen", "test"): "test-concept",
     ("heldout", "train"): "test-style",
+    ("seen", "test"): "test-concept",
     ("heldout", "test"): "test-both",
 }
 UNUSED = "unused"
@@ -24,7 +24,7 @@ UNUSED = "unused"
 
 
 def emoji_source() -> Source:
-    """The emoji set: tests on unseen concepts, on an unseen drawing style (OpenMoji), and on both at once.
+    """The emoji set: tests on an unseen drawing style (OpenMoji), on unseen concepts, and on both at once.
 
     A picture's texts are its name, then the other names for which its vendor drew exactly the same picture; these
     pictures are one group, since no model can tell them apart. Its tags are keywords, its label Unicode's group.
