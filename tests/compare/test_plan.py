@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from chiasm import config as configs
 from chiasm.compare import plan as plans
 from chiasm.compare.config import Arm, CompareConfig, Machinery
 from chiasm.compare.plan import drafted, planned, whole_trainings, world_of
@@ -55,6 +56,14 @@ def test_another_comparison_other_data_and_a_run_are_refused(config_of, tmp_path
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="holds a training run"):
         planned(config, opened(config), tmp_path / "run", ONE)
+
+
+def test_further_seeds_follow_the_same_plan(config_of, tmp_path):
+    config = config_of()
+    made = planned(config, opened(config), tmp_path, ONE)
+    more = replace(config, seeds=(*config.seeds, 7))
+    assert planned(more, opened(config), tmp_path, ONE) == made
+    assert configs.load(CompareConfig, tmp_path / "compare.json").seeds == more.seeds
 
 
 def test_where_nothing_says_how_long_a_training_is_all_together_take_the_time_allowed(config_of, monkeypatch):

@@ -33,7 +33,7 @@ class Plan:
     """`plan.json`: a comparison that was killed goes on by it, and measures nothing again."""
 
     comparison: str
-    """The fingerprint of its settings."""
+    """The fingerprint of its settings, whatever seeds follow the first."""
     data: str
     """The data's fingerprint."""
     world: World
@@ -46,13 +46,14 @@ def planned(config: CompareConfig, source: Source, folder: Path, machinery: Mach
     path = folder / "plan.json"
     if path.exists():
         plan = configs.load(Plan, path)
-        if plan.comparison != configs.fingerprint(config):
+        if plan.comparison != _fingerprint(config):
             raise UserError(f"{folder} holds another comparison", "Name another folder with --out.")
         if plan.data != source.fingerprint:
             raise UserError(
                 f"{source.name} has changed since the comparison in {folder} began",
                 "Restore the data, or begin anew in another folder.",
             )
+        configs.save(config, folder / "compare.json")
         return plan
     if (folder / "config.json").exists():
         raise UserError(f"{folder} holds a training run", "Name another folder with --out.")
@@ -63,6 +64,11 @@ def planned(config: CompareConfig, source: Source, folder: Path, machinery: Mach
     configs.save(plan, scratch)
     scratch.replace(path)
     return plan
+
+
+def _fingerprint(config: CompareConfig) -> str:
+    """Further seeds may be asked for later: rates are chosen, and the data's scaling is measured, on the first."""
+    return configs.fingerprint(replace(config, seeds=config.seeds[:1]))
 
 
 def drafted(config: CompareConfig, source: Source, machinery: Machinery) -> Plan:
@@ -76,7 +82,7 @@ def drafted(config: CompareConfig, source: Source, machinery: Machinery) -> Plan
     if config.open_ended:
         solved = _lengthened(solved, config, world, machinery)
     return Plan(
-        comparison=configs.fingerprint(config),
+        comparison=_fingerprint(config),
         data=source.fingerprint,
         world=world,
         precision=precision,
