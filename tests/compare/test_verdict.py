@@ -66,7 +66,7 @@ def test_an_arm_within_noise_is_told_by_what_it_costs():
     )
     assert second == (
         "Of the others, early is within noise (−0.010, −0.020 to +0.000) and 1.8 × slower; "
-        "perceiver is behind (−0.020, −0.030 to −0.010), though not beyond doubt (p = 0.50 among all pairs), "
+        "perceiver is behind (−0.020, −0.030 to −0.010), though not beyond doubt (p = 0.5 among all pairs), "
         "and 2.0 × faster; late loses 0.250."
     )
 

@@ -99,7 +99,7 @@ def _alike(arm: ArmResult, best: ArmResult, difference: Difference) -> str:
     gap = _signed(difference.difference)
     if difference.doubt == "within noise":
         return f"{arm.name} is within noise ({gap}) and {speed or 'about as fast'}"
-    doubt = f"{difference.doubt} (p = {difference.p_holm:.2f} among all pairs)"
+    doubt = f"{difference.doubt} (p = {difference.p_holm:.2g} among all pairs)"
     return f"{arm.name} is behind ({gap}), though {doubt}, and {speed or 'about as fast'}"
 
 
