@@ -89,12 +89,12 @@ def verdict(fit: ScalingFit) -> str:
     now, doubled, saved = fit.floor + fit.reach, fit.doubled, fit.saved
     span = f"({doubled.low:.3g} to {doubled.high:.3g})"
     if saved.high < HARDLY * now:
-        start = "More data would hardly help: twice as much would bring the loss to about"
-        return f"{start} {doubled.value:.3g} {span}, and it is {now:.3g} now."
+        less = f"by about {saved.value:.3f} ({saved.low:.3f} to {saved.high:.3f})"
+        return f"More data would hardly help: twice as much would lower the validation loss, {now:.3g} now, {less}."
     if saved.low > SURELY * now:
-        return f"Twice the data would lower the loss from {now:.3g} to about {doubled.value:.3g} {span}."
+        return f"Twice the data would lower the validation loss from {now:.3g} to about {doubled.value:.3g} {span}."
     start = "It cannot be told from these points whether more data would help: with twice as much"
-    return f"{start} the loss may be anything from {doubled.low:.3g} to {doubled.high:.3g}, and now it is {now:.3g}."
+    return f"{start} the validation loss, {now:.3g} now, may be anything from {doubled.low:.3g} to {doubled.high:.3g}."
 
 
 def _laws(shares: np.ndarray, means: np.ndarray, exponents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
