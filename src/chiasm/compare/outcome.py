@@ -30,9 +30,7 @@ from chiasm.types import Example
 METRICS = {
     "accuracy": Metric(name="accuracy", explained="share of examples answered right"),
     "exact_match": Metric(name="exact_match", explained="share of captions equal to one of the picture's own"),
-    "cider_d": Metric(
-        name="cider_d", explained="CIDEr-D, from 0 to 10: n-grams shared with the picture's own captions"
-    ),
+    "cider_d": Metric(name="cider_d", explained="agreement of n-grams with the picture's own captions, from 0 to 10"),
     "token_loss": Metric(
         name="token_loss", explained="nats per token of the picture's own caption", higher_is_better=False
     ),

@@ -32,7 +32,7 @@ class Metric:
     @property
     def words(self) -> str:
         """The name for people."""
-        return self.name.replace("_", " ")
+        return "CIDEr-D" if self.name == "cider_d" else self.name.replace("_", " ")
 
 
 @dataclass(frozen=True, kw_only=True)
