@@ -44,6 +44,7 @@ class Case:
     batch_size: int
     task: str | None = None
     fusion: Any = None
+    data: str = "shapes"
 
     @property
     def name(self) -> str:
@@ -57,7 +58,7 @@ class Case:
         shapes = ShapesConfig(difficulty="easy", samples=400 if toy else 2000)
         train = replace(settings.train, steps=STEPS, batch_size=self.batch_size, precision=precision, keep="last",
                         validate_every_epochs=1000.0, checkpoint_every_seconds=1e6)  # fmt: skip
-        return replace(settings, data=replace(settings.data, path="shapes", shapes=shapes), train=train)
+        return replace(settings, data=replace(settings.data, path=self.data, shapes=shapes), train=train)
 
 
 CASES = (
@@ -71,8 +72,8 @@ CASES = (
     Case("fusion", "small", 32, task="answer", fusion="cross"),
     Case("flamingo", "tiny", 16),
     Case("lm", "small", 128),
-    Case("vit", "tiny", 128),
-    Case("perceiver", "tiny", 32),
+    Case("vit", "tiny", 128, data="emoji"),
+    Case("perceiver", "tiny", 32, data="emoji"),
 )
 
 
@@ -87,11 +88,11 @@ def main() -> None:
         return
     chosen = [i for i, case in enumerate(CASES) if not args.only or case.model in args.only][: 1 if args.toy else None]
     ways = [(number, precision) for number in chosen for precision in (("fp32",) if args.toy else ("fp32", "bf16"))]
-    jobs = [way for _ in range(args.repeat) for way in ways]
     found: dict[tuple[int, str], list[dict[str, float]]] = {way: [] for way in ways}
-    for way in track(jobs, "predicting and training", total=len(jobs)):
-        found[way].append(both(*way, toy=args.toy))
-    report(f"Predicted and measured, {args.repeat} times", [row(*way, found[way]) for way in ways], args.out)
+    for times in range(1, args.repeat + 1):
+        for way in track(ways, "predicting and training", total=len(ways)):
+            found[way].append(both(*way, toy=args.toy))
+        report(f"Predicted and measured, {times} times", [row(*way, found[way]) for way in ways], args.out)  # so far
 
 
 def both(number: int, precision: str, *, toy: bool) -> dict[str, float]:
