@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from typing import Any
 
 from _side_by_side import arguments, held_bytes, peak_bytes, report
 
-from chiasm import config as configs
 from chiasm.cli.settings import asked, start_settings
 from chiasm.cost import predicted_step_seconds, step_bytes
 from chiasm.data.shapes import ShapesConfig
@@ -96,20 +96,16 @@ def main() -> None:
 
 
 def both(number: int, precision: str, *, toy: bool) -> dict[str, float]:
-    """One training, then the prediction of it."""
+    """One training, then the prediction of it, in a process whose threads wait as those of the command line."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["--measure", str(number), precision, folder, *(["--toy"] if toy else [])]
-        subprocess.run([sys.executable, __file__, *words], check=True)
-        told = json.loads((Path(folder) / "told.json").read_text())
-        model = configs.load(RunConfig, Path(folder) / "run" / "config.json").model
-    rows, tokens = CASES[number].batch_size, told["text_tokens"]
-    seconds = predicted_step_seconds(model, rows, tokens, precisions=(precision,))
-    peak = step_bytes(model, batch_size=rows, text_tokens=tokens, precision=precision).peak
-    return told | {"predicted seconds": seconds[precision], "predicted bytes": peak}
+        waiting = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+        subprocess.run([sys.executable, __file__, *words], check=True, env=waiting)
+        return json.loads((Path(folder) / "told.json").read_text())
 
 
 def train(settings: RunConfig, folder: Path) -> None:
-    """Train, and tell what it took."""
+    """Train, and tell what it took and what would have been predicted."""
     from chiasm.train.run import Run, fit
 
     run = Run(settings, folder / "run")
@@ -119,9 +115,15 @@ def train(settings: RunConfig, folder: Path) -> None:
     watched = Watched(run.loader)
     run.loader.stream = watched.stream  # pyright: ignore[reportAttributeAccessIssue]
     fit(run)
-    rows = [row for row in read_metrics(folder / "run" / "metrics.csv") if row["val_loss"] is None]
-    stretches = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(rows)]
-    told = {"seconds": statistics.median(stretches), "bytes": watched.peak - before, "text_tokens": max(texts)}
+    logged = [row for row in read_metrics(folder / "run" / "metrics.csv") if row["val_loss"] is None]
+    stretches = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(logged)]
+    model, rows, precision = run.config.model, settings.train.batch_size, str(settings.train.precision)
+    told = {
+        "seconds": statistics.median(stretches),
+        "bytes": watched.peak - before,
+        "predicted seconds": predicted_step_seconds(model, rows, max(texts), precisions=(precision,))[precision],
+        "predicted bytes": step_bytes(model, batch_size=rows, text_tokens=max(texts), precision=precision).peak,
+    }
     (folder / "told.json").write_text(json.dumps(told))
 
 
