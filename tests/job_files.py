@@ -28,7 +28,7 @@ from chiasm.models.vision import VitConfig
 from chiasm.train.callbacks import read_metrics
 from chiasm.train.config import DataConfig, RunConfig, TrainConfig
 
-STEPS, BATCH = 48, 8
+STEPS, BATCH = 48, 8  # so many that three signals, one after the other, find it at work
 GOOD, LONG, TRIAL, BROKEN, RAISING, KILLED = (
     "arms/good/seed-0",
     "arms/long/seed-0",

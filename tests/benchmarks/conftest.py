@@ -1,5 +1,6 @@
 """Benchmarks at toy size: a script runs, and the rows that it wrote come back."""
 
+import importlib
 import json
 import runpy
 import sys
@@ -24,3 +25,14 @@ def results(monkeypatch, tmp_path, capsys):
         return json.loads(out.read_text())["rows"]
 
     return results
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch):
+    """A function that imports a benchmark by name."""
+
+    def benchmark_module(name):
+        monkeypatch.syspath_prepend(BENCHMARKS)
+        return importlib.import_module(name)
+
+    return benchmark_module

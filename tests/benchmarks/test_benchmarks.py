@@ -1,11 +1,6 @@
 """Every benchmark runs, at toy size, and writes its results."""
 
-import importlib
-from pathlib import Path
-
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_lesson(results):
@@ -69,8 +64,6 @@ def test_cost(results):
     assert 0.6 < row["memory ratio"] < 1.6
 
 
-def test_every_case_of_cost_has_data_for_its_task(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    cost = importlib.import_module("cost")
-    for case in cost.CASES:
+def test_every_case_of_cost_has_data_for_its_task(benchmark_module):
+    for case in benchmark_module("cost").CASES:
         assert len(case.settings("fp32", toy=True).data.open().split("train")) > 100, case.name
