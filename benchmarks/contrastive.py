@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib.util
-import os
 import statistics
 import subprocess
 import sys
@@ -94,7 +93,7 @@ def run_once(name: str, size: int, side: str, args: argparse.Namespace) -> dict[
         file = Path(folder) / "measured.pt"
         options = ["--size", str(size), "--chunk", str(args.chunk), "--scale", str(args.scale)]
         command = [sys.executable, __file__, *options, "--measure", name, side, str(file)]
-        subprocess.run(command, check=True, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ})  # as the command line
+        subprocess.run(command, check=True)
         return torch.load(file)
 
 

@@ -11,7 +11,6 @@ come and with what makes them fastest: eager attention, the fused optimizer, tex
 from __future__ import annotations
 
 import multiprocessing
-import os
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -79,7 +78,6 @@ def main() -> None:
     args = parser.parse_args()
     if not args.toy:
         enter_peers()
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line; a side that waits must not spin
     rows = []
     for name in args.rows:
         sizes, sides = ROWS[name]

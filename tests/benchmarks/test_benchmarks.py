@@ -64,6 +64,13 @@ def test_cost(results):
     assert 0.6 < row["memory ratio"] < 1.6
 
 
+@pytest.mark.slow
+def test_waiting(results):
+    asleep, brief = results("waiting.py")
+    assert (asleep["threads wait"], brief["threads wait"]) == ("asleep", "brief spin")
+    assert brief["of those asleep"] == pytest.approx(brief["ms"] / asleep["ms"])
+
+
 def test_every_case_of_cost_has_data_for_its_task(benchmark_module):
     for case in benchmark_module("cost").CASES:
         assert len(case.settings("fp32", toy=True).data.open().split("train")) > 100, case.name

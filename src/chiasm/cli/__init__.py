@@ -39,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = next((v for v in VERBS if tuple(args[: len(v)]) == v), None)
     if verb is None:
         return _help(args)
-    # Threads that wait for each other by spinning slow training several times as soon as anything else runs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from chiasm.cli.parse import call
     from chiasm.errors import UserError
+    from chiasm.machine import let_threads_wait
+
+    let_threads_wait(os.environ)
 
     module, function, _ = VERBS[verb]
     try:

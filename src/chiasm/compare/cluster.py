@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from chiasm.compare.worker import LOG, STOPPED
 from chiasm.errors import UserError
+from chiasm.machine import let_threads_wait
 
 EngineName = Literal["local", "ray"]
 
@@ -35,12 +36,12 @@ class Start:
 
     def process(self) -> subprocess.Popen[bytes]:
         """Start it; it ends when its stdin is closed, with a checkpoint."""
-        environment = {
+        environment = os.environ | {
             "OMP_NUM_THREADS": str(self.threads),
-            "OMP_WAIT_POLICY": "PASSIVE",  # as the command line does
             "PYTHONPATH": os.pathsep.join(self.modules),
             "PYTHONSAFEPATH": "1",
         }
+        let_threads_wait(environment)
         with (self.folder / LOG).open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "chiasm.compare.worker", str(self.folder)],
@@ -48,7 +49,7 @@ class Start:
                 stdout=log,
                 stderr=log,
                 cwd=self.at,
-                env=os.environ | environment,
+                env=environment,
                 start_new_session=True,  # a terminal's Ctrl-C is for the parent, which stops its children in order
             )
 
