@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from chiasm.nn import Attention, Block, LatentReader, attention, checkpoint_blocks
 from chiasm.types import Encoded
@@ -54,7 +55,7 @@ def of_context(attend, x, **masks):
 @pytest.mark.parametrize("keep", keeps().values(), ids=keeps())
 def test_equals_the_naive_twin_in_value_and_gradient(attend, keep, causal):
     x = torch.randn(B, L, D, requires_grad=True)
-    fast = attend.of_itself(x, keep=keep, causal=causal)
+    fast = attend.of_itself(x, nn.Identity(), keep=keep, causal=causal)
     slow = naive(attend, x, keep, causal)
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
     for got, wanted in zip(gradients(attend, x, fast), gradients(attend, x, slow), strict=True):
@@ -67,7 +68,7 @@ def test_in_bf16_it_is_as_near_to_fp32_as_its_plain_twin(attend, keep, causal):
     x, masks = torch.randn(B, L, D, requires_grad=True), {"keep": keep, "causal": causal}
     exact = of_context(attend, x, **masks)
     exact = [exact, *gradients(attend, x, exact)]
-    for way in (of_context, lambda attend, x, **masks: attend.of_itself(x, **masks)):
+    for way in (of_context, lambda attend, x, **masks: attend.of_itself(x, nn.Identity(), **masks)):
         with torch.autocast("cpu", torch.bfloat16):
             rough = way(attend, x, **masks)
         assert rough.dtype == torch.bfloat16
@@ -82,14 +83,14 @@ def test_it_is_taken_where_it_is_faster(monkeypatch, attend, length, bf16, gradi
     calls, own = [], attention.SelfProduct.apply
     monkeypatch.setattr(attention.SelfProduct, "apply", lambda *args: calls.append(1) or own(*args))
     with torch.set_grad_enabled(gradient), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        attend.of_itself(torch.randn(1, length, D))
+        attend.of_itself(torch.randn(1, length, D), nn.Identity())
     assert len(calls) == fused
 
 
 def test_values_of_another_width_take_the_plain_way():
     torch.manual_seed(0)
     attend, x = Attention(D, H, key_width=8, value_width=4), torch.randn(B, L, D)
-    torch.testing.assert_close(attend.of_itself(x), of_context(attend, x))
+    torch.testing.assert_close(attend.of_itself(x, nn.Identity()), of_context(attend, x))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -113,7 +114,7 @@ def test_checkpointed_blocks_have_the_same_gradients_to_the_bit(dropout, precisi
     kept = step()
     checkpoint_blocks(blocks)
     calls = []
-    blocks[0].norm_mlp.register_forward_hook(lambda *_: calls.append(1))
+    blocks[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     again = step()
     assert len(calls) == 2
     assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))

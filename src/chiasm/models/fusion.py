@@ -117,7 +117,7 @@ class Late(nn.Module):
         rows = _rows(picture, text)
         sides = self.picture(picture, rows), self.text(text, rows)
         x = self.join(torch.cat(sides, -1) if self.config.join == "concat" else sides[0] * sides[1])
-        x = self.norm(x + self.mlp(self.norm_mlp(x)))
+        x = self.norm(x + self.mlp(x, self.norm_mlp))
         return Encoded(tokens=x[:, None], pooled=x)
 
 

@@ -14,6 +14,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from chiasm.nn.linear import linear_of, working_dtype
+
 
 class KeyValues(NamedTuple):
     """The projected context that attention reads: computed once, read by as many queries as there are."""
@@ -142,21 +144,25 @@ class Attention(nn.Module):
     def of_itself(
         self,
         x: Float[Tensor, "b l d"],
+        norm: nn.Module,
         *,
         keep: Bool[Tensor, "b l"] | Bool[Tensor, "b l l"] | None = None,
         causal: bool = False,
     ) -> Float[Tensor, "b l d"]:
-        """`forward` on x's own keys and values; if few, in training on a CPU, by one projection and fewer copies."""
+        """`forward` of `norm(x)` on its own keys and values.
+
+        If they are few, in training on a CPU, by one projection and fewer copies.
+        """
         l = x.shape[1]
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        short = x.device.type == "cpu" and torch.is_grad_enabled() and l <= _most_keys(dtype)
+        short = x.device.type == "cpu" and torch.is_grad_enabled() and l <= _most_keys(working_dtype(x))
         if not short or self.key_width != self.value_width:
+            x = norm(x)
             return self(x, self.project(x), keep=keep, causal=causal)
         scale = (self.key_width // self.heads) ** -0.5  # of the weights, which are fewer than the queries
         weight = torch.cat([self.query.weight * scale, self.key_value.weight])
         bias = F.pad(self.query.bias * scale, (0, 2 * self.key_width))
         mask = None if keep is None and not causal else _mask(l, l, keep, causal, x.device)
-        read = cast(Tensor, SelfProduct.apply(F.linear(x, weight, bias), self.heads, mask))
+        read = cast(Tensor, SelfProduct.apply(linear_of(norm, x, weight, bias), self.heads, mask))
         if mask is not None and keep is not None:
             read = read.masked_fill(~mask.any(-1)[:, 0, :, None], 0.0)
         return self.out(read)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from chiasm.nn.attention import Attention, KeyValueCache, KeyValues
+from chiasm.nn.linear import linear_of
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
@@ -30,6 +31,13 @@ class FeedForward(nn.Sequential):
         acts = {"gelu": nn.GELU, "gelu_tanh": lambda: nn.GELU("tanh"), "quick_gelu": QuickGelu}
         layers = [nn.Linear(width, hidden), acts[activation](), nn.Linear(hidden, width)]
         super().__init__(*layers, *([nn.Dropout(dropout)] if dropout else []))
+
+    def forward(self, x: Float[Tensor, "*n d"], norm: nn.Module | None = None) -> Float[Tensor, "*n d"]:
+        """The same shape; of `norm(x)` if a norm is given."""
+        up, down = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
+        hidden = up(x) if norm is None else linear_of(norm, x, up.weight, up.bias)
+        x = linear_of(self[1], hidden, down.weight, down.bias)
+        return self[3](x) if len(self) > 3 else x
 
 
 class Block(nn.Module):
@@ -100,7 +108,7 @@ class Block(nn.Module):
             # Beams of one picture are further queries to the same keys, so that no key is ever copied.
             queries = self.norm_cross(x).view(context.keys.shape[0], -1, x.shape[-1])
             x = x + self.drop(self.attend_cross(queries, context, keep=context_keep)).view_as(x)
-        return x + self.mlp(self.norm_mlp(x))
+        return x + self.mlp(x, self.norm_mlp)
 
     def cross_weights(
         self, x: Float[Tensor, "b l d"], context: KeyValues, context_keep: Bool[Tensor, "b n"] | None = None
@@ -126,9 +134,9 @@ class Block(nn.Module):
         causal: bool,
         cache: KeyValueCache | None,
     ) -> Float[Tensor, "b l d"]:
-        normed = self.norm_self(x)
         if cache is None:
-            return self.drop(self.attend_self.of_itself(normed, keep=keep, causal=causal))
+            return self.drop(self.attend_self.of_itself(x, self.norm_self, keep=keep, causal=causal))
+        normed = self.norm_self(x)
         own = cache.append(self.attend_self.project(normed))
         return self.drop(self.attend_self(normed, own, keep=keep, causal=causal))
 

@@ -44,7 +44,7 @@ class GatedCross(nn.Module):
         read = self.attend(queries, context, keep=keep.view(shared, -1, keep.shape[-1])).view_as(x)
         read = read.masked_fill(~keep.any(-1, keepdim=True), 0.0)  # the output's bias too
         x = x + self.gate_cross.tanh() * read
-        return x + self.gate_mlp.tanh() * self.mlp(self.norm_mlp(x))
+        return x + self.gate_mlp.tanh() * self.mlp(x, self.norm_mlp)
 
 
 class Resampler(nn.Module):
@@ -88,4 +88,4 @@ class ResamplerLayer(nn.Module):
         """The latents after it."""
         latents = self.norm_latents(x)
         x = x + self.read(latents, self.read.project(torch.cat([self.norm_input(tokens), latents], 1)))
-        return x + self.mlp(self.norm_mlp(x))
+        return x + self.mlp(x, self.norm_mlp)

@@ -54,7 +54,7 @@ class CrossRead(nn.Module):
             keys = self.attend.project(self.norm_context(context.tokens))
             read = self.attend(self.norm_queries(queries), keys, keep=context.keep)
         x = queries + read if self.residual else read
-        return x + self.mlp(self.norm_mlp(x))
+        return x + self.mlp(x, self.norm_mlp)
 
     def weights(self, queries: Float[Tensor, "b m d"], context: Encoded) -> Float[Tensor, "b h m n"]:
         """The attention map that `forward` applies, for callers who want to see it."""

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from chiasm.nn.linear import working_dtype
+
 ELEMENTS = 2**20
 """Of a chunk's attention map, or of its keys and values, all rows together: as much as stays in a core's cache."""
 SAFE = 40.0
@@ -34,9 +36,7 @@ def stream_attention(
     and are computed again for the gradient (online softmax, 1805.02867; recomputation as in 2205.14135). Under
     autocast it computes in its type. A row whose tokens are all masked reads zeros.
     """
-    kind = context.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else queries.dtype
-    read = _Stream.apply(queries * queries.shape[-1] ** -0.5, context, key_value, eps, keep, dtype)
+    read = _Stream.apply(queries * queries.shape[-1] ** -0.5, context, key_value, eps, keep, working_dtype(queries))
     return read if keep is None else read.masked_fill(~keep.any(1)[:, None, None, None], 0.0)
 
 
