@@ -1,6 +1,7 @@
 """Cores that a process may use, a name to print, and how threads wait."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,26 @@ print(os.environ["GOMP_SPINCOUNT"], os.environ["OMP_DISPLAY_ENV"])
     )
     assert told.stdout.split()[-2:] == ["1000", "VERBOSE"], told
     assert "GOMP_SPINCOUNT = '1000'" in told.stderr  # the library that waits has read it
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory in its own way")
+@pytest.mark.parametrize("asked", [False, True])
+def test_freed_memory_goes_back_only_where_that_is_asked_for(asked):
+    script = f"""
+import resource, torch
+from pathlib import Path
+from chiasm.machine import give_back_memory
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+if {asked}:
+    give_back_memory()
+del (first := [torch.ones(2**21)])[:]  # of 8 MiB: once freed, the next of this size come from the heap
+before = held()
+many = [torch.ones(2**21) for _ in range(20)]
+del many[:-1]
+print(held() - before)
+"""
+    told = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True)
+    assert (float(told.stdout) < 20) == asked, told.stdout  # MiB, of 160; one tensor lives

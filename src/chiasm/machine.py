@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
+
+M_MMAP_THRESHOLD = -3
+"""The name of the setting in malloc.h."""
+MAPPED_BYTES = 2**20
+"""A tensor of this size or larger is mapped by itself."""
 
 
 def let_threads_wait(environment: MutableMapping[str, str]) -> None:
@@ -16,6 +23,17 @@ def let_threads_wait(environment: MutableMapping[str, str]) -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys():
         environment.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="1000")  # the latter is GNU's, and goes first
+
+
+def give_back_memory() -> None:
+    """Have GNU's C library map every large tensor by itself, so that what is freed is the system's again at once.
+
+    It would keep it, in pieces: of a step with checkpointing more than half of the peak. But memory fresh from the
+    system takes time: such a step a third more (benchmarks/step.py).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def available_cores() -> int:
@@ -31,4 +49,4 @@ def processor() -> str:
     return next(named, platform.processor()) or platform.machine()
 
 
-__all__ = ["available_cores", "let_threads_wait", "processor"]
+__all__ = ["available_cores", "give_back_memory", "let_threads_wait", "processor"]

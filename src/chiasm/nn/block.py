@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from chiasm.machine import give_back_memory
 from chiasm.nn.attention import Attention, KeyValueCache, KeyValues
 from chiasm.nn.linear import linear_of
 
@@ -142,7 +143,11 @@ class Block(nn.Module):
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Let every block of a model compute its activations a second time instead of keeping them."""
+    """Let every block of a model compute its activations a second time instead of keeping them.
+
+    What they free goes back to the system, in the whole process (`machine.give_back_memory`).
+    """
+    give_back_memory()
     for module in model.modules():
         if isinstance(module, Block):
             module.checkpointing = True
