@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from chiasm.machine import available_cores, let_threads_wait, processor
+from chiasm.machine import available_cores, let_threads_sleep, processor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,9 +23,9 @@ RESULTS = Path(__file__).parent / "results"
 def arguments(about: str | None, *, repeat: int, repeated: str) -> argparse.ArgumentParser:
     """The options of every benchmark: how often what is repeated, toy sizes, where the results go.
 
-    Processes that it starts from here on have threads that wait as the command line's do.
+    Processes that it starts from here on have threads that wait asleep, as the command line's do.
     """
-    let_threads_wait(os.environ)
+    let_threads_sleep(os.environ)
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=repeat, help=f"{repeated} (default: {repeat})")
     parser.add_argument(

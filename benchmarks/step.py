@@ -42,10 +42,15 @@ PADDED = {"fused": True, "longest": True}
 class Side:
     """A library with its settings, in a process of its own."""
 
-    name: str
+    label: str
     library: str
-    precision: str = "bf16"
     settings: tuple[tuple[str, Any], ...] = ()
+    precision: str = "bf16"
+
+    @property
+    def name(self) -> str:
+        """As the table calls it."""
+        return f"{self.label}, {self.precision}"
 
     @property
     def there(self) -> bool:
@@ -53,8 +58,8 @@ class Side:
         return find_spec(self.library) is not None
 
 
-def side(name: str, library: str, precision: str = "bf16", **settings: Any) -> Side:
-    return Side(f"{name}, {precision}", library, precision, tuple(settings.items()))
+def side(label: str, library: str, **settings: Any) -> Side:
+    return Side(label, library, tuple(settings.items()))
 
 
 OPEN_CLIP = [side("open_clip", "open_clip"), side("open_clip, fused", "open_clip", **FAST)]
@@ -75,15 +80,19 @@ def main() -> None:
     parser = arguments(__doc__, repeat=7, repeated="steps of each side")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows (default: all)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="fp32 where the processor has no bf16"
+    )
     args = parser.parse_args()
     if not args.toy:
         enter_peers()
     rows = []
     for name in args.rows:
         sizes, sides = ROWS[name]
+        sides = [replace(side, precision=args.precision) for side in sides if side.there]
         if args.toy:
             sizes = replace(TOY, latents=4 if sizes.latents else 0)
-        rows += compare(sizes, [s for s in sides if s.there], args.repeat, None if args.toy else args.threads)
+        rows += compare(sizes, sides, args.repeat, None if args.toy else args.threads)
         report(f"Training steps, medians of {args.repeat}", rows, args.out)  # so far: a row takes minutes
 
 
@@ -150,7 +159,7 @@ def compare(sizes: Sizes, sides: list[Side], repeat: int, threads: int | None) -
     RUNNING.clear()
     peaks = {precision: 2 * PEAK_SIZE**3 / statistics.median(times) for precision, times in products.items()}
     medians = [statistics.median(times) for times in seconds]
-    first = next((i for i, s in enumerate(sides) if s.name == "open_clip, bf16"), 0)
+    first = next((i for i, s in enumerate(sides) if s.label == "open_clip"), 0)
     best = min((m for s, m in zip(sides, medians, strict=True) if s.library != "chiasm"), default=medians[0])
     return [
         {
@@ -158,7 +167,7 @@ def compare(sizes: Sizes, sides: list[Side], repeat: int, threads: int | None) -
             "side": side.name,
             "ms": 1e3 * median,
             "images/s": sizes.batch / median,
-            "x open_clip bf16": medians[first] / median,
+            "x open_clip": medians[first] / median,
             "x best peer": best / median,
             "MFU": process.made["flops"] / median / peaks[side.precision],
             "GFLOP": process.made["flops"] / 1e9,

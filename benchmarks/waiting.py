@@ -1,5 +1,7 @@
 """How threads that wait for each other should: asleep at once, after a spin, or spinning; alone and in a crowd.
 
+The command line has them wait asleep.
+
 Trainings of the built-in shapes by `chiasm.train`, which differ in how their OpenMP waits, run in turn: all but one are
 stopped (SIGSTOP). In a crowd, something else computes all the time: a process of one thread, or a second training.
 """
@@ -22,15 +24,12 @@ from typing import Any
 from _side_by_side import arguments, report
 from cost import CASES
 
-from chiasm.machine import let_threads_wait
 from chiasm.progress import track
 from chiasm.train.run import Run, fit
 
-COMMAND_LINE: dict[str, str] = {}
-let_threads_wait(COMMAND_LINE)
 WAYS = {
     "asleep": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "brief spin": COMMAND_LINE,
+    "spin of 1,000": {"GOMP_SPINCOUNT": "1000"},
     "spin of 5,000": {"GOMP_SPINCOUNT": "5000"},
     "spin of 20,000": {"GOMP_SPINCOUNT": "20000"},
     "spinning": {"OMP_WAIT_POLICY": "ACTIVE"},

@@ -15,14 +15,13 @@ MAPPED_BYTES = 2**20
 """A tensor of this size or larger is mapped by itself."""
 
 
-def let_threads_wait(environment: MutableMapping[str, str]) -> None:
-    """Have OpenMP's threads wait for each other by a short spin, then asleep; before torch is imported.
+def let_threads_sleep(environment: MutableMapping[str, str]) -> None:
+    """Have OpenMP's threads wait for each other asleep, unless the user has said how; before torch is imported.
 
-    Asleep at once, they are slower beside other work (a fifth, where it was measured: benchmarks/waiting.py) and on
-    processors that wake slowly; spinning for long, they take the cores from whatever else runs. A user's choice stands.
+    Spinning takes the cores from whatever else runs, and was not found faster where nothing does
+    (benchmarks/waiting.py).
     """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys():
-        environment.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="1000")  # the latter is GNU's, and goes first
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def give_back_memory() -> None:
@@ -49,4 +48,4 @@ def processor() -> str:
     return next(named, platform.processor()) or platform.machine()
 
 
-__all__ = ["available_cores", "give_back_memory", "let_threads_wait", "processor"]
+__all__ = ["available_cores", "give_back_memory", "let_threads_sleep", "processor"]

@@ -66,9 +66,9 @@ def test_cost(results):
 
 @pytest.mark.slow
 def test_waiting(results):
-    asleep, brief = results("waiting.py")
-    assert (asleep["threads wait"], brief["threads wait"]) == ("asleep", "brief spin")
-    assert brief["of those asleep"] == pytest.approx(brief["ms"] / asleep["ms"])
+    asleep, spin = results("waiting.py")
+    assert (asleep["threads wait"], spin["threads wait"]) == ("asleep", "spin of 1,000")
+    assert spin["of those asleep"] == pytest.approx(spin["ms"] / asleep["ms"])
 
 
 def test_every_case_of_cost_has_data_for_its_task(benchmark_module):

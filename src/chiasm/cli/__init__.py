@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _help(args)
     from chiasm.cli.parse import call
     from chiasm.errors import UserError
-    from chiasm.machine import let_threads_wait
+    from chiasm.machine import let_threads_sleep
 
-    let_threads_wait(os.environ)
+    let_threads_sleep(os.environ)
 
     module, function, _ = VERBS[verb]
     try:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from chiasm.compare.worker import LOG, STOPPED
 from chiasm.errors import UserError
-from chiasm.machine import let_threads_wait
+from chiasm.machine import let_threads_sleep
 
 EngineName = Literal["local", "ray"]
 
@@ -41,7 +41,7 @@ class Start:
             "PYTHONPATH": os.pathsep.join(self.modules),
             "PYTHONSAFEPATH": "1",
         }
-        let_threads_wait(environment)
+        let_threads_sleep(environment)
         with (self.folder / LOG).open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "chiasm.compare.worker", str(self.folder)],
