@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from chiasm.nn.block import FeedForward
+from chiasm.nn.linear import linear_of
 from chiasm.nn.lora import add_lora
 
 WIDTH, HIDDEN = 16, 64
@@ -90,3 +92,32 @@ def test_the_activation_is_held_once():
     with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
         mlp(torch.randn(7, WIDTH, requires_grad=True))
     assert held.count((7, HIDDEN)) == 1
+
+
+def test_who_follows_the_modules_sees_each_once():
+    mlp, norm = FeedForward(WIDTH, HIDDEN), nn.LayerNorm(WIDTH)
+    seen = []
+    for module in (norm, mlp[1]):
+        module.register_forward_hook(lambda module, *_: seen.append(module))
+    x = torch.randn(7, WIDTH, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        mlp(x, norm).sum().backward()
+    assert seen == [norm, mlp[1]]
+    assert counter.get_total_flops() == 3 * 2 * 7 * 2 * WIDTH * HIDDEN  # two products, each with two in its gradient
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight", "bias", "nothing"])
+def test_of_a_norm_too(frozen):
+    torch.manual_seed(0)
+    norm, linear = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3)
+    nn.init.normal_(norm.weight)
+    for name, parameter in norm.named_parameters():
+        parameter.requires_grad_(name != frozen)
+    x = torch.randn(5, WIDTH, requires_grad=frozen != "x")
+    ways = []
+    for way in (lambda: linear_of(norm, x, linear.weight, linear.bias), lambda: linear(norm(x))):
+        out = way()
+        wanted = [part for part in (x, *norm.parameters(), *linear.parameters()) if part.requires_grad]
+        ways.append([out, *torch.autograd.grad(out.square().sum(), wanted)])
+    for one, other in zip(*ways, strict=True):
+        torch.testing.assert_close(one, other)

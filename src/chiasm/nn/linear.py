@@ -63,7 +63,7 @@ class _LinearOf(Function):
         with _in_given_types(x):
             with torch.enable_grad():
                 x = x.detach().requires_grad_(needs_x)
-                read = ctx.before(x).to(weight.dtype)
+                read = ctx.before.forward(x).to(weight.dtype)  # whoever hooks into modules has seen it
             edge = get_gradient_edge(read) if read.requires_grad else None
             read = read.detach()
             of_weight = rows.T @ read.flatten(0, -2) if needs_weight else None
