@@ -34,6 +34,29 @@ def test_named_splits_in_their_order(run, ask):
     assert [line.split(" | ")[0] for line in out.splitlines()[2:]] == ["| val", "| test"]
 
 
+def test_int8_stands_beside_the_model_s_own_scores(run, ask, monkeypatch, tmp_path):
+    monkeypatch.setattr("chiasm.predict.base.LEAST_WEIGHTS", 1000)
+    _, told, _ = ask("evaluate", run, *LESSON, "--out", tmp_path / "own")
+    own = told.partition("\n\n")[0]
+    code, out, err = ask("evaluate", run, *LESSON, "--int8", "--out", tmp_path / "int8")
+    assert (code, err) == (0, "")
+    header, rule, plain, int8, difference = out.partition("\n\n")[0].splitlines()
+    assert [header, rule, plain] == own.splitlines()
+    assert int8.startswith("| test, int8 | 10 | ") and difference.startswith("| test, difference | 10 | ")
+    values = [[float(cell.split()[0]) for cell in row.split("|")[3:-1]] for row in (plain, int8, difference)]
+    assert values[2] == pytest.approx([two - one for one, two in zip(*values[:2], strict=True)], abs=1.1e-3)
+    files = [
+        json.loads((tmp_path / name / "evaluation.json").read_text())["test"]["scores"] for name in ("own", "int8")
+    ]
+    assert 0 < abs(files[1]["perplexity"]["value"] / files[0]["perplexity"]["value"] - 1) < 0.05
+
+
+def test_a_small_decoder_gains_nothing_from_int8(run, shelf, ask):
+    for words in (("evaluate", run, *LESSON), ("caption", run, shelf)):
+        code, _, err = ask(*words, "--int8")
+        assert code == 2 and "No layer of the decoder has 524,288 weights" in err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -8,7 +8,7 @@ from typing import Literal
 from chiasm import config as configs
 from chiasm.data.shapes import ShapesConfig
 from chiasm.errors import UserError
-from chiasm.evaluate import TOLD, draw_answers, draw_captions, draw_clip, draw_coca, scores_table, write_results
+from chiasm.evaluate import TOLD, beside, draw_answers, draw_captions, draw_clip, draw_coca, scores_table, write_results
 from chiasm.evaluate import evaluate as score
 from chiasm.generate import GenerateConfig
 from chiasm.predict import CaptionPredictor, ClassifierPredictor, ClipPredictor, CocaPredictor, load
@@ -32,6 +32,7 @@ def evaluate(
     samples: int = 10_000,
     seed: int = 0,
     max_broken_share: float = 0.05,
+    int8: bool = False,
 ) -> int:
     """Score a trained model on data.
 
@@ -58,6 +59,7 @@ def evaluate(
         samples: how many of the built-in shapes
         seed: of the built-in shapes
         max_broken_share: stop where a greater share of the pictures cannot be read
+        int8: score the model as it writes with weights of eight bits, and print how far that is from its own scores
     """
     shapes = configs.from_dict(ShapesConfig, {"difficulty": difficulty, "samples": samples, "seed": seed})
     predictor = load(run)
@@ -70,10 +72,13 @@ def evaluate(
     splits = split or source.test_splits or list(source.splits)
     config = configs.from_dict(GenerateConfig, {"mode": mode, "beams": beams, "length_penalty": length_penalty})
     prompts = templates or ("{}",)
-    results = score(predictor, source, splits, config, templates=prompts, max_broken_share=max_broken_share)
+    own = results = score(predictor, source, splits, config, templates=prompts, max_broken_share=max_broken_share)
     if not results:
         raise UserError(f"{data} has no pictures in {', '.join(splits)}", source.understood)
-    print(scores_table(results))
+    if int8:
+        predictor.write_in_int8()
+        results = score(predictor, source, splits, config, templates=prompts, max_broken_share=max_broken_share)
+    print(scores_table(beside(own, results, "int8") if int8 else results))
     if out is not None:
         told = TOLD[type(predictor)]
         write_results(results, out, told)

@@ -11,7 +11,7 @@ from chiasm.evaluate.captioner import Told, evaluate_captioner
 from chiasm.evaluate.classifier import Answered, evaluate_classifier
 from chiasm.evaluate.clip import Found, calibrate, evaluate_clip
 from chiasm.evaluate.coca import Said, draw_coca, evaluate_coca
-from chiasm.evaluate.common import Estimate, SplitScores, scores_table, write_results
+from chiasm.evaluate.common import Estimate, SplitScores, beside, scores_table, write_results
 from chiasm.evaluate.drawings import draw_answers, draw_calibration, draw_captions, draw_clip
 from chiasm.evaluate.flamingo import Shown, evaluate_flamingo
 from chiasm.evaluate.lm import Read, evaluate_lm
@@ -94,6 +94,7 @@ __all__ = [
     "Shown",
     "SplitScores",
     "Told",
+    "beside",
     "calibrate",
     "draw_answers",
     "draw_calibration",

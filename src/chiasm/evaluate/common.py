@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from chiasm.data.cache import Broken, Pictures, prepare_pictures
 from chiasm.data.source import Source
 from chiasm.data.transforms import PreprocessConfig
 from chiasm.errors import UserError
+from chiasm.metrics.intervals import mean_interval
 from chiasm.predict import ClipPredictor
 from chiasm.predict.loading import ROWS
 from chiasm.progress import counting
@@ -129,6 +131,26 @@ def embed_pictures(
     return vectors
 
 
+def beside(own: Sequence[SplitScores], other: Sequence[SplitScores], name: str) -> list[SplitScores]:
+    """For a table: a model's scores, those that it has when it computes in another way, and by how much these differ.
+
+    Intervals of differences are paired by item where scores are means over items, and else not given.
+    """
+    rows = []
+    for one, two in zip(own, other, strict=True):
+        shared = one.items.values.keys() & two.items.values.keys() if one.items and two.items else set()
+        differences = {}
+        for score in one.scores.keys() & two.scores.keys():
+            change = two.scores[score].value - one.scores[score].value
+            low = high = float("nan")
+            if one.items and two.items and score in shared:
+                low, high = mean_interval(two.items.values[score] - one.items.values[score])
+            differences[score] = Estimate(change, low, high)
+        changed = replace(two, split=f"{two.split}, difference", scores=differences)
+        rows += [one, replace(two, split=f"{two.split}, {name}"), changed]
+    return rows
+
+
 def scores_table(results: Sequence[SplitScores]) -> str:
     """The scores as a Markdown table, a row per split: value and 95 % interval."""
     columns = list(dict.fromkeys(name for result in results for name in result.columns))
@@ -136,9 +158,14 @@ def scores_table(results: Sequence[SplitScores]) -> str:
     lines = [f"| split | {counted} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for result in results:
         shown = [result.scores.get(name) for name in columns]
-        cells = [f"{s.value:.3f} ({s.low:.3f} to {s.high:.3f})" if s else "" for s in shown]
-        lines.append(f"| {result.split} | {result.pictures:,} | " + " | ".join(cells) + " |")
+        lines.append(f"| {result.split} | {result.pictures:,} | " + " | ".join(map(_cell, shown)) + " |")
     return "\n".join(lines)
+
+
+def _cell(score: Estimate | None) -> str:
+    if score is None:
+        return ""
+    return f"{score.value:.3f}" + ("" if math.isnan(score.low) else f" ({score.low:.3f} to {score.high:.3f})")
 
 
 def write_results(results: Sequence[SplitScores], folder: Path, told: str) -> None:

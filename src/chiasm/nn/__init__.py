@@ -12,10 +12,12 @@ from chiasm.nn.embed import (
 )
 from chiasm.nn.gated import GatedCross, Resampler
 from chiasm.nn.init import init_weights, weight_decay_groups
+from chiasm.nn.int8 import LEAST_WEIGHTS, Int8Linear, quantize_int8
 from chiasm.nn.latent import CrossRead, LatentReader
 from chiasm.nn.step import BlockStep
 
 __all__ = [
+    "LEAST_WEIGHTS",
     "Activation",
     "Attention",
     "Block",
@@ -23,6 +25,7 @@ __all__ = [
     "CrossRead",
     "GatedCross",
     "GridPositions",
+    "Int8Linear",
     "KeyValueCache",
     "KeyValues",
     "LatentReader",
@@ -35,6 +38,7 @@ __all__ = [
     "fourier_features",
     "init_weights",
     "prefix_causal_keep",
+    "quantize_int8",
     "resize_grid",
     "sincos_grid",
     "weight_decay_groups",

@@ -35,6 +35,8 @@ class FeedForward(nn.Sequential):
 
     def forward(self, x: Float[Tensor, "*n d"], norm: nn.Module | None = None) -> Float[Tensor, "*n d"]:
         """The same shape; of `norm(x)` if a norm is given."""
+        if not torch.is_grad_enabled():
+            return super().forward(x if norm is None else norm(x))
         up, down = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
         hidden = up(x) if norm is None else linear_of(norm, x, up.weight, up.bias)
         x = linear_of(self[1], hidden, down.weight, down.bias)

@@ -23,8 +23,6 @@ def linear_of(
     So a transformer's block in training holds its hidden layer once instead of twice, and its normed inputs never
     (recomputation as in 1604.06174, of what costs little). Under autocast it computes in its type.
     """
-    if not torch.is_grad_enabled():
-        return F.linear(before(x), weight, bias)
     return cast(Tensor, _LinearOf.apply(before, working_dtype(x), x, weight, bias, *before.parameters()))
 
 
