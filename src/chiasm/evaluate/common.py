@@ -165,7 +165,7 @@ def scores_table(results: Sequence[SplitScores]) -> str:
 def _cell(score: Estimate | None) -> str:
     if score is None:
         return ""
-    return f"{score.value:.3f}" + ("" if math.isnan(score.low) else f" ({score.low:.3f} to {score.high:.3f})")
+    return f"{round(score.value, 3) + 0.0:.3f}" + ("" if math.isnan(score.low) else f" ({score.low:.3f} to {score.high:.3f})")
 
 
 def write_results(results: Sequence[SplitScores], folder: Path, told: str) -> None:
