@@ -165,7 +165,8 @@ def scores_table(results: Sequence[SplitScores]) -> str:
 def _cell(score: Estimate | None) -> str:
     if score is None:
         return ""
-    return f"{round(score.value, 3) + 0.0:.3f}" + ("" if math.isnan(score.low) else f" ({score.low:.3f} to {score.high:.3f})")
+    value = f"{round(score.value, 3) + 0.0:.3f}"  # no minus before a zero
+    return value if math.isnan(score.low) else f"{value} ({score.low:.3f} to {score.high:.3f})"
 
 
 def write_results(results: Sequence[SplitScores], folder: Path, told: str) -> None:
