@@ -22,6 +22,7 @@ from chiasm.cost import (
     predicted_step_seconds,
     step_bytes,
     training_objective,
+    worthwhile_precisions,
 )
 from chiasm.errors import UserError
 from chiasm.models import CaptionerConfig, ClipConfig, build_model
@@ -92,6 +93,30 @@ def test_measuring_gives_seconds_for_each_precision_and_leaves_the_weights():
     before = [p.clone() for p in model.parameters()]
     measure_step_seconds(model, Captioning(), example_batch(CONFIG, B, 10), "fp32", accumulate=2)
     assert all(torch.equal(p, q) and p.grad is None for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_slow_steps_are_measured_once_and_quick_ones_thrice(monkeypatch):
+    class Counted(Captioning):
+        passes = 0
+
+        def backward(self, *args):
+            self.passes += 1
+            return super().backward(*args)
+
+    model, batch = build_model(CONFIG), example_batch(CONFIG, B, 10)
+    for budget, passes in ((1e9, 4), (0.0, 2)):
+        monkeypatch.setattr("chiasm.cost.seconds.MEASURING_SECONDS", budget)
+        measure_step_seconds(model, counted := Counted(), batch, "fp32", 1)
+        assert counted.passes == passes
+
+
+def test_bf16_is_worth_measuring_where_products_are_faster_in_it(monkeypatch):
+    for bf16, worth in ((0.5, ("fp32", "bf16")), (2.0, ("fp32",))):
+        seconds = {torch.bfloat16: bf16, torch.float32: 1.0}
+        monkeypatch.setattr("chiasm.cost.seconds._product_seconds", seconds.__getitem__)
+        assert worthwhile_precisions() == worth
+    monkeypatch.undo()
+    assert worthwhile_precisions()[0] == "fp32"
 
 
 def test_the_example_batch_has_the_shapes_of_training():

@@ -210,6 +210,7 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights(settings, tmp_path, no_fig
 def test_precision_and_steps_are_settled_by_measurement(settings, tmp_path, monkeypatch):
     seconds = {"fp32": 0.5, "bf16": 0.25}
     monkeypatch.setattr(run_module, "measure_step_seconds", lambda *args: seconds[args[3]])
+    monkeypatch.setattr(run_module, "worthwhile_precisions", lambda: ("fp32", "bf16"))
     settled = run_module.Run(settings(precision="auto", steps=None, minutes=1.0), tmp_path / "minutes").config.train
     assert (settled.precision, settled.steps) == ("bf16", int(60 / (1.15 * 0.25)))
     settled = run_module.Run(settings(precision="fp32", steps=None, minutes=1.0), tmp_path / "fp32").config.train
@@ -218,6 +219,12 @@ def test_precision_and_steps_are_settled_by_measurement(settings, tmp_path, monk
     assert (settled.precision, settled.steps) == ("bf16", 10)
     again = run_module.Run(settings(), tmp_path / "epochs", resume=True).config.train
     assert again == settled
+
+
+def test_what_cannot_be_faster_is_not_measured(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "worthwhile_precisions", lambda: ("fp32",))
+    monkeypatch.setattr(run_module, "measure_step_seconds", lambda *args: pytest.fail("measured"))
+    assert run_module.Run(settings(precision="auto"), tmp_path / "run").config.train.precision == "fp32"
 
 
 def test_few_pictures_are_seen_more_often_where_nothing_is_said(settings, tmp_path, monkeypatch):

@@ -4,7 +4,13 @@ from chiasm.cost.batches import example_batch, pictures_per_sequence, training_o
 from chiasm.cost.flops import Cost, model_cost
 from chiasm.cost.growth import Growth, growth
 from chiasm.cost.memory import StepBytes, free_bytes, largest_batch, step_bytes
-from chiasm.cost.seconds import PRECISIONS, Trainee, measure_step_seconds, predicted_step_seconds
+from chiasm.cost.seconds import (
+    PRECISIONS,
+    Trainee,
+    measure_step_seconds,
+    predicted_step_seconds,
+    worthwhile_precisions,
+)
 
 __all__ = [
     "PRECISIONS",
@@ -22,4 +28,5 @@ __all__ = [
     "predicted_step_seconds",
     "step_bytes",
     "training_objective",
+    "worthwhile_precisions",
 ]

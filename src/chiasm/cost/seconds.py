@@ -23,6 +23,9 @@ FIRST_ROWS = 4
 """Rows of the first steps, which say how many fit into the time."""
 LEAST_STEPS = 3
 """Of a batch, the first of which warms up."""
+MEASURING_SECONDS = 2.0
+PRODUCT_ROWS = 512
+"""And columns, of the product that tells whether the processor has units for bf16."""
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.05
 CLIP_NORM = 1.0
@@ -118,15 +121,36 @@ class _Calibration:
 
 
 def measure_step_seconds(model: Model, objective: Objective, batch: Batch, precision: str, accumulate: int) -> float:
-    """Seconds of one forward and backward pass on a batch (median of three); the weights stay as they are."""
-    times = []
-    for _ in range(4):
+    """Seconds of one forward and backward pass on a batch; the weights stay as they are.
+
+    The median of three, or of as many as fit into MEASURING_SECONDS, one at least; one before them does not count.
+    """
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < 4 and sum(times) < MEASURING_SECONDS):
         start = time.perf_counter()
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bf16"):
             objective.backward(model, batch, accumulate, lambda loss: loss.backward())
         times.append(time.perf_counter() - start)
         model.zero_grad(set_to_none=True)
-    return sorted(times[1:])[1]
+    return median(times[1:])
+
+
+def worthwhile_precisions() -> tuple[str, ...]:
+    """Those that a step may be fastest in: bf16 only where the processor multiplies matrices faster in it.
+
+    Without units for bf16 a step takes several times as long in it, and so would measuring one.
+    """
+    return PRECISIONS if _product_seconds(torch.bfloat16) < _product_seconds(torch.float32) else PRECISIONS[:1]
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    x = torch.ones(PRODUCT_ROWS, PRODUCT_ROWS, dtype=dtype)
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        x @ x
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def _check_fits(config: ModelConfig) -> None:
@@ -141,4 +165,4 @@ def _check_fits(config: ModelConfig) -> None:
         )
 
 
-__all__ = ["PRECISIONS", "Trainee", "measure_step_seconds", "predicted_step_seconds"]
+__all__ = ["PRECISIONS", "Trainee", "measure_step_seconds", "predicted_step_seconds", "worthwhile_precisions"]

@@ -18,7 +18,7 @@ import torch
 
 from chiasm import config as configs
 from chiasm.bundle import Bundle, fill, own_tensors
-from chiasm.cost import measure_step_seconds
+from chiasm.cost import measure_step_seconds, worthwhile_precisions
 from chiasm.data.cache import Broken, Pictures, check_broken, prepare_pictures, write_quarantine
 from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.loader import Loader
@@ -197,7 +197,7 @@ class Run:
     def _settle(self) -> None:
         """Fix precision and number of steps, by a measurement of two seconds where they are left open."""
         train = self.config.train
-        precisions = ("fp32", "bf16") if train.precision == "auto" else (train.precision,)
+        precisions = worthwhile_precisions() if train.precision == "auto" else (train.precision,)
         steps, precision = train.steps, precisions[0]
         if len(precisions) > 1 or (train.minutes is not None and steps is None):
             batch = self.loader.batch(0)
