@@ -15,7 +15,7 @@ from chiasm.compare.config import CompareConfig, Machinery
 from chiasm.compare.controls import SHARES, alone
 from chiasm.compare.tuning import tuned_share
 from chiasm.config import merge
-from chiasm.cost import PRECISIONS, predicted_step_seconds
+from chiasm.cost import predicted_step_seconds, worthwhile_precisions
 from chiasm.data.source import Source, class_names
 from chiasm.errors import UserError
 from chiasm.progress import track
@@ -152,7 +152,7 @@ def _precision(settings: RunConfig, world: World, threads: int) -> str:
     """The faster one of a step of the first arm here; one for all arms, and for a comparison that goes on."""
     if settings.train.precision != "auto":
         return settings.train.precision
-    seconds = _measured(settings, world, threads, PRECISIONS)
+    seconds = _measured(settings, world, threads, worthwhile_precisions())
     return min(seconds, key=seconds.__getitem__)
 
 
