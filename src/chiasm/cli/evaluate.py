@@ -72,11 +72,15 @@ def evaluate(
     splits = split or source.test_splits or list(source.splits)
     config = configs.from_dict(GenerateConfig, {"mode": mode, "beams": beams, "length_penalty": length_penalty})
     prompts = templates or ("{}",)
+    rounded = None
+    if int8:
+        rounded = load(run)
+        rounded.write_in_int8()  # before anything is scored: not every model can
     own = results = score(predictor, source, splits, config, templates=prompts, max_broken_share=max_broken_share)
     if not results:
         raise UserError(f"{data} has no pictures in {', '.join(splits)}", source.understood)
-    if int8:
-        predictor.write_in_int8()
+    if rounded is not None:
+        predictor = rounded
         results = score(predictor, source, splits, config, templates=prompts, max_broken_share=max_broken_share)
     print(scores_table(beside(own, results, "int8") if int8 else results))
     if out is not None:

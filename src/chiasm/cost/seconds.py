@@ -24,6 +24,7 @@ FIRST_ROWS = 4
 LEAST_STEPS = 3
 """Of a batch, the first of which warms up."""
 MEASURING_SECONDS = 2.0
+"""After which no further pass of a batch is begun."""
 PRODUCT_ROWS = 512
 """And columns, of the product that tells whether the processor has units for bf16."""
 LEARNING_RATE = 1e-3
