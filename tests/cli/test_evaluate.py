@@ -51,7 +51,8 @@ def test_int8_stands_beside_the_model_s_own_scores(run, ask, monkeypatch, tmp_pa
     assert 0 < abs(files[1]["perplexity"]["value"] / files[0]["perplexity"]["value"] - 1) < 0.05
 
 
-def test_a_small_decoder_gains_nothing_from_int8(run, shelf, ask):
+def test_a_small_decoder_gains_nothing_from_int8_which_is_told_at_once(run, shelf, ask, monkeypatch):
+    monkeypatch.setattr("chiasm.cli.evaluate.score", lambda *_, **__: pytest.fail("scored"))
     for words in (("evaluate", run, *LESSON), ("caption", run, shelf)):
         code, _, err = ask(*words, "--int8")
         assert code == 2 and "No layer of the decoder has 524,288 weights" in err
