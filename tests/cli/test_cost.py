@@ -43,11 +43,21 @@ def test_figures_of_a_preset(ask):
     assert all(re.fullmatch(r"\d+ MiB", size) for size in columns(told["memory at the peak"])[:2])
     assert all(int(rows.replace(",", "")) > 100 for rows in columns(told["largest batch"])[:2])
     assert "free now" in told["largest batch"]
-    seconds = [float(value.removesuffix(" s")) for value in columns(told["a step here"])[:2]]
-    speeds = [float(value.replace(",", "")) for value in columns(told["pictures/s"])]
+    seconds = [float(value.removesuffix(" s")) for value in columns(told["a step here"])[:2] if value != "-"]
+    speeds = [float(value.replace(",", "")) for value in columns(told["pictures/s"])[:2] if value != "-"]
     assert speeds == pytest.approx([4 / s for s in seconds], rel=0.02, abs=1)
     assert columns(told["training"])[2] == "200 steps: 400 pictures x 2 epochs"
     assert all(len(line) <= 120 for line in out.splitlines())
+
+
+def test_bf16_is_timed_only_where_it_can_be_faster(ask, monkeypatch):
+    few = ("cost", "vit", "tiny", "--batch-size", "2")
+    for worthwhile, measured in ((("fp32", "bf16"), True), (("fp32",), False)):
+        monkeypatch.setattr("chiasm.cli.cost.worthwhile_precisions", lambda found=worthwhile: found)
+        told = figures(ask(*few)[1])
+        for row in ("a step here", "pictures/s", "training"):
+            assert (columns(told[row])[1] != "-") == measured
+        assert ("bf16 is slower on this processor" in told["pictures/s"]) != measured
 
 
 def test_what_does_not_fit_here_is_not_measured(ask):

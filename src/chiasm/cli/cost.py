@@ -16,6 +16,7 @@ from chiasm.cost import (
     pictures_per_sequence,
     predicted_step_seconds,
     step_bytes,
+    worthwhile_precisions,
 )
 from chiasm.errors import UserError
 from chiasm.models import CaptionerConfig, FlamingoConfig, FusionClassifierConfig, ModelConfig
@@ -157,20 +158,24 @@ def _time(
 ) -> list[str]:
     """Of a step here, and of the whole training, a column for each precision."""
     model, accumulate = settings.model, settings.train.accumulate
+    precisions = worthwhile_precisions()
     try:
         with waiting("Measuring training steps"):
-            seconds = predicted_step_seconds(
-                model, rows, text_tokens, budget_seconds=budget_seconds, accumulate=accumulate
-            ).values()
+            measured = predicted_step_seconds(
+                model, rows, text_tokens, budget_seconds=budget_seconds, precisions=precisions, accumulate=accumulate
+            )
     except UserError as error:  # all the rest is worth knowing
         return [_line("a step here", "-", "-", f"not measured: {error.message}")]
+    seconds = [measured.get(precision) for precision in PRECISIONS]
     shown = rows * pictures_per_sequence(model, text_tokens)
     steps = max(1, round(epochs * max(1, pictures // shown)))
     what = "texts" if model.size == (0, 0) else "pictures"
+    left_out = "" if len(precisions) == len(PRECISIONS) else "bf16 is slower on this processor, and is not measured"
     return [
-        _line("a step here", *(f"{s:.3g} s" for s in seconds), "with clipping, AdamW and average"),
-        _line(f"{what}/s", *(f"{shown / s:,.0f}" for s in seconds)),
-        _line("training", *(_duration(s * steps) for s in seconds),
+        _line("a step here", *("-" if s is None else f"{s:.3g} s" for s in seconds),
+              "with clipping, AdamW and average"),
+        _line(f"{what}/s", *("-" if s is None else f"{shown / s:,.0f}" for s in seconds), left_out),
+        _line("training", *("-" if s is None else _duration(s * steps) for s in seconds),
               f"{steps:,} steps: {pictures:,} {what} x {epochs:g} epochs"),
     ]  # fmt: skip
 

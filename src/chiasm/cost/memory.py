@@ -101,7 +101,7 @@ def _next_guess(told: dict[int, int], room: int, fits: int, too_many: int) -> in
     """Where the line through the two nearest peaks meets the room, or a little below: peaks are nearly straight."""
     nearest = sorted(told.items(), key=lambda pair: abs(pair[1] - room))[:2]
     (a, peak_a), (b, peak_b) = nearest[0], nearest[-1]
-    most = 8 * max(told)  # the first peaks may be flat: of the gradients, whatever the batch
+    most = 64 * max(told)  # the first peaks may be flat: of the gradients, whatever the batch
     guess = most if peak_a == peak_b else a + (room - peak_a) * (b - a) / (peak_b - peak_a)
     if too_many <= max(told):
         guess = guess if fits < guess < too_many else (fits + too_many) / 2

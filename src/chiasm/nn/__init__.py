@@ -1,7 +1,7 @@
 """The bricks: attention, blocks, latents, embeddings, initialisation and the rule of weight decay."""
 
 from chiasm.nn.attention import Attention, KeyValueCache, KeyValues, causal_keep, prefix_causal_keep
-from chiasm.nn.block import Activation, Block, QuickGelu, checkpoint_blocks
+from chiasm.nn.block import Activation, Block, FeedForward, QuickGelu, checkpoint_blocks
 from chiasm.nn.embed import (
     GridPositions,
     PatchEmbed,
@@ -23,6 +23,7 @@ __all__ = [
     "Block",
     "BlockStep",
     "CrossRead",
+    "FeedForward",
     "GatedCross",
     "GridPositions",
     "Int8Linear",

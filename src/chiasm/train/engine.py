@@ -19,7 +19,8 @@ from chiasm.models import Model
 from chiasm.nn import checkpoint_blocks
 from chiasm.objectives import Objective
 from chiasm.train.config import TrainConfig
-from chiasm.train.finetune import layer_groups, rest_frozen
+from chiasm.train.finetune import rest_frozen
+from chiasm.train.optimizer import build_optimizer
 from chiasm.types import Batch
 
 
@@ -47,9 +48,10 @@ class Engine(pl.LightningModule):
         """Spent in steps, and between them waiting for batches, since the log's last row."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW (1711.05101), fused."""
-        groups = layer_groups(self.model, self.config.weight_decay, self.config.layer_decay)
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
+        """AdamW (1711.05101), fused, or Muon."""
+        config = self.config
+        rates = {name: getattr(config, name) for name in ("learning_rate", "weight_decay", "layer_decay")}
+        return build_optimizer(self.model, config.optimizer, **rates)
 
     def training_step(self, batch: Batch, _: int) -> None:
         """One optimizer step on one batch, in `accumulate` parts that give the whole batch's gradient."""
