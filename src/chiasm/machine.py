@@ -6,7 +6,8 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 M_MMAP_THRESHOLD = -3
@@ -35,6 +36,19 @@ def give_back_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """PyTorch computes an operator with so many threads, for the time of the context."""
+    import torch  # not before `let_threads_sleep`
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def available_cores() -> int:
     """How many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -48,4 +62,4 @@ def processor() -> str:
     return next(named, platform.processor()) or platform.machine()
 
 
-__all__ = ["available_cores", "give_back_memory", "let_threads_sleep", "processor"]
+__all__ = ["available_cores", "give_back_memory", "let_threads_sleep", "processor", "using_threads"]

@@ -16,7 +16,7 @@ from chiasm import config as configs
 from chiasm.errors import UserError
 from chiasm.evaluate import drawings
 from chiasm.predict import CaptionPredictor
-from chiasm.train import callbacks, captioning, outcome
+from chiasm.train import calibrate, callbacks, captioning, outcome
 from chiasm.train import config as config_module
 from chiasm.train import run as run_module
 from chiasm.train.callbacks import read_metrics
@@ -207,24 +207,23 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights(settings, tmp_path, no_fig
     assert any(not torch.equal(low[name], full[name]) for name in full)
 
 
-def test_precision_and_steps_are_settled_by_measurement(settings, tmp_path, monkeypatch):
-    seconds = {"fp32": 0.5, "bf16": 0.25}
-    monkeypatch.setattr(run_module, "measure_step_seconds", lambda *args: seconds[args[3]])
-    monkeypatch.setattr(run_module, "worthwhile_precisions", lambda: ("fp32", "bf16"))
-    settled = run_module.Run(settings(precision="auto", steps=None, minutes=1.0), tmp_path / "minutes").config.train
-    assert (settled.precision, settled.steps) == ("bf16", int(60 / (1.15 * 0.25)))
-    settled = run_module.Run(settings(precision="fp32", steps=None, minutes=1.0), tmp_path / "fp32").config.train
-    assert (settled.precision, settled.steps) == ("fp32", int(60 / (1.15 * 0.5)))
-    settled = run_module.Run(settings(precision="auto", steps=None, epochs=2.5), tmp_path / "epochs").config.train
-    assert (settled.precision, settled.steps) == ("bf16", 10)
-    again = run_module.Run(settings(), tmp_path / "epochs", resume=True).config.train
-    assert again == settled
+def test_a_run_is_settled_once(settings, tmp_path, monkeypatch):
+    first = run_module.Run(settings(precision="auto", steps=None, epochs=2.5), tmp_path / "epochs").config.train
+    assert first.steps == 10 and first.precision in ("fp32", "bf16") and 1 <= first.threads <= torch.get_num_threads()
+    monkeypatch.setattr(calibrate, "measure_step_seconds", lambda *_: pytest.fail("measured again"))
+    assert run_module.Run(settings(), tmp_path / "epochs", resume=True).config.train == first
 
 
-def test_what_cannot_be_faster_is_not_measured(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "worthwhile_precisions", lambda: ("fp32",))
-    monkeypatch.setattr(run_module, "measure_step_seconds", lambda *args: pytest.fail("measured"))
-    assert run_module.Run(settings(precision="auto"), tmp_path / "run").config.train.precision == "fp32"
+def test_steps_are_computed_by_the_threads_that_were_settled(settings, tmp_path, no_figures, monkeypatch):
+    seen = []
+    head = captioning.Captioning.__call__
+    monkeypatch.setattr(
+        captioning.Captioning, "__call__", lambda *args: seen.append(torch.get_num_threads()) or head(*args)
+    )
+    before = torch.get_num_threads()
+    train(settings(threads=3, steps=2), tmp_path / "three")
+    assert 3 in seen and torch.get_num_threads() == before
+    assert "fp32 on 3 threads" in (tmp_path / "three" / "card.md").read_text()
 
 
 def test_few_pictures_are_seen_more_often_where_nothing_is_said(settings, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from chiasm import config as configs
 from chiasm.compare.budget import Solved, World, solve
@@ -18,6 +17,7 @@ from chiasm.config import merge
 from chiasm.cost import predicted_step_seconds, worthwhile_precisions
 from chiasm.data.source import Source, class_names
 from chiasm.errors import UserError
+from chiasm.machine import using_threads
 from chiasm.progress import track
 from chiasm.text import Tokenizer
 from chiasm.train.config import RunConfig
@@ -157,13 +157,10 @@ def _precision(settings: RunConfig, world: World, threads: int) -> str:
 
 
 def _measured(settings: RunConfig, world: World, threads: int, precisions: Sequence[str]) -> dict[str, float]:
-    model, before = settings.completed(world.vocabulary, world.unk, world.classes).model, torch.get_num_threads()
+    model = settings.completed(world.vocabulary, world.unk, world.classes).model
     tokens = 0 if model.rules is None else max(2, world.text_tokens)
-    torch.set_num_threads(threads)
-    try:
+    with using_threads(threads):
         return predicted_step_seconds(model, settings.train.batch_size, tokens, precisions=precisions)
-    finally:
-        torch.set_num_threads(before)
 
 
 __all__ = ["Plan", "drafted", "planned", "step_seconds", "whole_trainings", "world_of"]

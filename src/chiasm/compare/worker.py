@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import BadZipFile
@@ -134,6 +134,8 @@ def work(folder: Path) -> int:
 
 def _train(job: Job, folder: Path) -> Outcome | None:
     """Train from the start or from the last checkpoint, then score; None where it was asked to stop."""
+    import torch
+
     from chiasm.train.callbacks import read_metrics
     from chiasm.train.outcome import describe_outcome
     from chiasm.train.run import Run, fit
@@ -144,7 +146,8 @@ def _train(job: Job, folder: Path) -> Outcome | None:
     left_over = [*place.glob(".bundle-*"), *place.glob("checkpoints/.bundle-*")] if resume else [place]
     for path in left_over:
         shutil.rmtree(path, ignore_errors=True)
-    run = Run(job.settings, place, resume=resume)
+    own = replace(job.settings.train, threads=torch.get_num_threads())  # as many as it was given
+    run = Run(replace(job.settings, train=own), place, resume=resume)
     fitted = fit(run, resume=resume)
     if fitted.bundle is None:
         return None

@@ -9,6 +9,8 @@ from typing import Literal
 
 import torch
 
+from chiasm.machine import using_threads
+
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FEW_ROWS = 4
@@ -35,9 +37,8 @@ def fastest(embed: Mapping[Precision, Callable[[int], object]], budget_seconds: 
 
     Batches grow as long as that pays, and the time is expected to suffice for the next.
     """
-    threads, start = torch.get_num_threads(), time.perf_counter()
-    torch.set_num_threads(1)
-    try:
+    start = time.perf_counter()
+    with using_threads(1):
         seconds: dict[Precision, float] = {precision: _row_seconds(run, FEW_ROWS) for precision, run in embed.items()}
         best: Precision = min(seconds, key=lambda precision: seconds[precision])
         rows, per_row = FEW_ROWS, seconds[best]
@@ -48,8 +49,6 @@ def fastest(embed: Mapping[Precision, Callable[[int], object]], budget_seconds: 
             rows, per_row = 2 * rows, larger
         else:
             rows = max(rows, ROWS)
-    finally:
-        torch.set_num_threads(threads)
     seconds[best] = per_row
     speeds: dict[Precision, float] = {precision: 1 / taken for precision, taken in seconds.items()}
     return Speed(best, rows, speeds)

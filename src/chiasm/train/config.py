@@ -81,7 +81,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train. `steps` and `precision` are settled, and written down, before the first step."""
+    """How to train. `steps`, `precision` and `threads` are settled, and written down, before the first step."""
 
     epochs: float | None = None
     """None: 30, or as many as make 600 steps where those are more: what few pictures need to be learnt at all."""
@@ -114,6 +114,8 @@ class TrainConfig:
     ema_decay: float = 0.998
     """Decay per step of the moving average of the weights, which is what is validated and kept; 0 turns it off."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int | None = None
+    """That compute a step; None: as many as are fastest in a measurement."""
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     validate_every_epochs: float = 1.0
     keep: Literal["best", "last"] = "best"
@@ -128,7 +130,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive = ("epochs", "minutes", "steps", "batch_size", "accumulate", "learning_rate", "clip_norm")
-        positive = (*positive, "tune_blocks", "lora_rank", "layer_decay")
+        positive = (*positive, "tune_blocks", "lora_rank", "layer_decay", "threads")
         for name in (*positive, "validate_every_epochs", "patience"):
             value = getattr(self, name)
             if value is not None and value <= 0:

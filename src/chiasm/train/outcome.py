@@ -51,14 +51,15 @@ def _card(
     sizes = {name: len(indices) for name, indices in run.source.splits.items()}
     parameters = sum(p.numel() for p in run.model.parameters())
     kept = f"the best by validation loss, of step {best_step}" if train.keep == "best" else "the last"
+    threads = "one thread" if train.threads == 1 else f"{train.threads} threads"
     lines = [
         f"# {run.task.title} trained on {run.source.name}",
         "",
         f"- data: {run.source.understood} (fingerprint {run.source.fingerprint})",
         f"- splits: {', '.join(f'{n} {count:,}' for n, count in sizes.items())}; {len(run.broken)} broken left out",
         f"- model: {parameters:,} parameters; settings in config.json, fingerprint {configs.fingerprint(run.config)}",
-        f"- training: {train.steps:,} steps of {train.batch_size}, {train.precision}, {minutes:.1f} minutes; "
-        f"weights kept: {kept}",
+        f"- training: {train.steps:,} steps of {train.batch_size}, {train.precision} on {threads}, "
+        f"{minutes:.1f} minutes; weights kept: {kept}",
         *(f"- {finding}" for finding in ended),
         f"- chiasm {chiasm.__version__}, torch {torch.__version__}",
         "",

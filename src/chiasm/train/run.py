@@ -18,7 +18,6 @@ import torch
 
 from chiasm import config as configs
 from chiasm.bundle import Bundle, fill, own_tensors
-from chiasm.cost import measure_step_seconds, worthwhile_precisions
 from chiasm.data.cache import Broken, Pictures, check_broken, prepare_pictures, write_quarantine
 from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.loader import Loader
@@ -26,11 +25,13 @@ from chiasm.data.source import class_names
 from chiasm.data.texts import in_contexts
 from chiasm.errors import UserError
 from chiasm.evaluate import SplitScores
+from chiasm.machine import using_threads
 from chiasm.models import LanguageConfig, build_model
 from chiasm.models.brought import load_sources
 from chiasm.nn.lora import has_lora, merge_lora
 from chiasm.predict.loading import sounds_of
 from chiasm.text import Tokenizer
+from chiasm.train.calibrate import settled
 from chiasm.train.callbacks import Bar, Checkpoints, MetricsLog, Samples, StopOnSignal, Validate
 from chiasm.train.coach import Coach, Facts, facts_of
 from chiasm.train.config import RunConfig
@@ -89,7 +90,14 @@ class Run:
         self.loader = loader
         self.val_loader = self._loader("val")
         self.task.start(self)
-        self._settle()
+        settings = settled(
+            self.config.train,
+            self.model,
+            self.task.objective,
+            self.loader.batch(0),
+            steps_per_epoch=self.loader.steps_per_epoch,
+        )
+        self.config = replace(self.config, train=settings)
         configs.save(self.config, folder / "config.json")
 
     def _claim_folder(self, config: RunConfig, resume: bool) -> RunConfig:
@@ -194,23 +202,6 @@ class Run:
         )
         return self.task.batches(self, loader, split)
 
-    def _settle(self) -> None:
-        """Fix precision and number of steps, by a measurement of two seconds where they are left open."""
-        train = self.config.train
-        precisions = worthwhile_precisions() if train.precision == "auto" else (train.precision,)
-        steps, precision = train.steps, precisions[0]
-        if len(precisions) > 1 or (train.minutes is not None and steps is None):
-            batch = self.loader.batch(0)
-            seconds = {
-                p: measure_step_seconds(self.model, self.task.objective, batch, p, train.accumulate) for p in precisions
-            }
-            precision = min(seconds, key=seconds.__getitem__)
-            if steps is None and train.minutes is not None:
-                steps = max(1, int(train.minutes * 60 / (1.15 * seconds[precision])))  # the rest of a step: 15 %
-        if steps is None:
-            steps = train.steps_of(self.loader.steps_per_epoch)
-        self.config = replace(self.config, train=replace(train, precision=precision, steps=steps))
-
     @cached_property
     def facts(self) -> Facts:
         """What the coach holds against the log of the steps."""
@@ -274,7 +265,7 @@ def fit(run: Run, *, loggers: Sequence[Any] = (), resume: bool = False) -> Fitte
         callbacks.append(Samples(run.folder / "samples.jsonl", lambda: run.task.samples(run), bar.say))
     # The last one: a run that is killed goes on behind its checkpoint, and does not write again what is before it.
     callbacks.append(Checkpoints(last, train.checkpoint_every_seconds))
-    with _quiet():
+    with _quiet(), using_threads(train.threads or torch.get_num_threads()):
         trainer = _trainer(engine, callbacks, loggers)
         try:
             trainer.fit(engine, Steps(run.loader, engine), ckpt_path=start, weights_only=False)
