@@ -5,7 +5,8 @@ texts are the same, of 8 to 20 tokens: open_clip pads them to its context, trans
 chiasm cuts them to the batch's longest, as their own loaders do. CLIPs start from the same weights, and the losses must
 be equal; CoCas, which differ in their layout, have the same sizes, and the table says how much they compute. Each side
 is a process of its own (memory is its peak's growth, of a first step), and they step in turn. Peers are timed as they
-come and with what makes them fastest: eager attention, the fused optimizer, texts padded to the longest.
+come and with what makes them fastest: eager attention, the fused optimizer, texts padded to the longest. The first step
+of the whole batch is told by itself: where a model is compiled, it takes most of a minute.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ TRANSFORMERS = [
 ]
 CHIASM = side("chiasm", "chiasm")
 ROWS: dict[str, tuple[Sizes, list[Side]]] = {
-    "small": (SMALL, [*OPEN_CLIP, *TRANSFORMERS, CHIASM, side("chiasm, checkpointing", "chiasm", checkpointing=True)]),
+    "small": (SMALL, [*OPEN_CLIP, *TRANSFORMERS, CHIASM, side("chiasm, checkpointing", "chiasm", checkpointing=True),
+                      side("chiasm, compiled", "chiasm", compile=True)]),
     "large": (LARGE, [*OPEN_CLIP, TRANSFORMERS[-1], CHIASM]),
     "coca": (COCA, [*OPEN_CLIP, CHIASM]),
 }  # fmt: skip
@@ -90,7 +92,8 @@ def main() -> None:
     for name in args.rows:
         sizes, sides = ROWS[name]
         sides = [replace(side, precision=args.precision) for side in sides if side.there]
-        if args.toy:
+        if args.toy:  # compiling takes a minute whatever the size
+            sides = [side for side in sides if not dict(side.settings).get("compile")]
             sizes = replace(TOY, latents=4 if sizes.latents else 0)
         rows += compare(sizes, sides, args.repeat, None if args.toy else args.threads)
         report(f"Training steps, medians of {args.repeat}", rows, args.out)  # so far: a row takes minutes
@@ -120,12 +123,13 @@ def begin(side: Side, sizes: Sizes) -> dict[str, Any]:
     step = kind(side.library, sizes, side.precision, **dict(side.settings))
     loss = step.loss()
     step(rows=2)  # threads, kernels, moments
-    before = held_bytes()
+    before, start = held_bytes(), time.perf_counter()
     step()
+    first_seconds = time.perf_counter() - start
     grown = max(0, peak_bytes() - before)
     RUNNING.append(step)
     return {"place": len(RUNNING) - 1, "loss": loss, "parameters": step.parameters, "flops": step.flops(),
-            "peak MiB": grown / MIB}  # fmt: skip
+            "peak MiB": grown / MIB, "first step s": first_seconds}  # fmt: skip
 
 
 def step_seconds(place: int) -> float:
@@ -173,6 +177,7 @@ def compare(sizes: Sizes, sides: list[Side], repeat: int, threads: int | None) -
             "GFLOP": process.made["flops"] / 1e9,
             "peak MiB": process.made["peak MiB"],
             "of open_clip's": process.made["peak MiB"] / (processes[first].made["peak MiB"] or float("nan")),
+            "first step s": process.made["first step s"],
             "million parameters": process.made["parameters"] / 1e6,
         }
         for side, process, median in zip(sides, processes, medians, strict=True)

@@ -226,6 +226,12 @@ def test_steps_are_computed_by_the_threads_that_were_settled(settings, tmp_path,
     assert "fp32 on 3 threads" in (tmp_path / "three" / "card.md").read_text()
 
 
+def test_compiling_without_a_compiler_is_refused(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        train(settings(compile=True), tmp_path / "run")
+
+
 def test_few_pictures_are_seen_more_often_where_nothing_is_said(settings, tmp_path, monkeypatch):
     few = run_module.Run(settings(steps=None), tmp_path / "few").config.train
     assert few.steps == config_module.FEWEST_STEPS  # 30 epochs of four steps would be 120

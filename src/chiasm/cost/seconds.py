@@ -14,7 +14,7 @@ from chiasm.cost.batches import example_batch, training_objective
 from chiasm.cost.memory import free_bytes, state_bytes
 from chiasm.errors import UserError
 from chiasm.models import Model, ModelConfig, build_model
-from chiasm.nn import checkpoint_blocks, weight_decay_groups
+from chiasm.nn import checkpoint_blocks, compile_blocks, weight_decay_groups
 from chiasm.objectives import Objective
 from chiasm.types import Batch
 
@@ -36,10 +36,12 @@ EMA_DECAY = 0.998
 class Trainee:
     """A model and what a step of `chiasm.train` does with it: gradient, clipping, AdamW, clamps, moving average."""
 
-    def __init__(self, config: ModelConfig, *, checkpointing: bool = False):
+    def __init__(self, config: ModelConfig, *, checkpointing: bool = False, compile: bool = False):
         self.model = build_model(config).train()
         if checkpointing:
             checkpoint_blocks(self.model)
+        if compile:
+            compile_blocks(self.model)
         self.objective = training_objective(config)
         self.trained: list[Any] = [p for p in self.model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.trained]

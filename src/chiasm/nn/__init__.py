@@ -1,7 +1,7 @@
 """The bricks: attention, blocks, latents, embeddings, initialisation and the rule of weight decay."""
 
 from chiasm.nn.attention import Attention, KeyValueCache, KeyValues, causal_keep, prefix_causal_keep
-from chiasm.nn.block import Activation, Block, FeedForward, QuickGelu, checkpoint_blocks
+from chiasm.nn.block import Activation, Block, FeedForward, QuickGelu, checkpoint_blocks, compile_blocks
 from chiasm.nn.embed import (
     GridPositions,
     PatchEmbed,
@@ -36,6 +36,7 @@ __all__ = [
     "TokenEmbed",
     "causal_keep",
     "checkpoint_blocks",
+    "compile_blocks",
     "fourier_features",
     "init_weights",
     "prefix_causal_keep",

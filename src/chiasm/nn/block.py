@@ -153,3 +153,10 @@ def checkpoint_blocks(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Block):
             module.checkpointing = True
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Have torch.compile make one kernel of each block's operators where they can be one; weights keep their names."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile()

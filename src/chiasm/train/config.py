@@ -95,6 +95,8 @@ class TrainConfig:
     checkpointing: bool = False
     """Keep no more than each block's input, and compute the block again for its gradient: far less memory, the same
     gradient, about a third more work."""
+    compile: bool = False
+    """torch.compile joins each block's operators: for GPUs. On a CPU steps were slower, and the first took a minute."""
     optimizer: OptimizerName = "adamw"
     """muon: the matrices of transformer blocks move in all directions alike; fewer steps to the same loss, at the same
     learning rate, and each step longer by about what 20 times its shorter side of tokens would cost every matrix."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.loader import Loader
 from chiasm.errors import UserError
 from chiasm.models import Model
-from chiasm.nn import checkpoint_blocks
+from chiasm.nn import checkpoint_blocks, compile_blocks
 from chiasm.objectives import Objective
 from chiasm.train.config import TrainConfig
 from chiasm.train.finetune import rest_frozen
@@ -38,6 +40,9 @@ class Engine(pl.LightningModule):
         self.model = model
         if config.checkpointing:
             checkpoint_blocks(model)
+        if config.compile:
+            _check_compiler()
+            compile_blocks(model)
         self.objective = objective
         self.config = config
         self.total_steps = total_steps
@@ -111,6 +116,12 @@ class Engine(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The averaged weights."""
         self.average = checkpoint["average"]
+
+
+def _check_compiler() -> None:
+    names = [os.environ.get("CXX") or "g++", "clang++"]
+    if not torch.cuda.is_available() and not any(map(shutil.which, names)):
+        raise UserError("train.compile needs a C++ compiler, and there is none", "Install g++, or leave it out.")
 
 
 class Steps:
