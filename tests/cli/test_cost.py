@@ -25,6 +25,14 @@ def ask(ask):
     return quickly
 
 
+@pytest.fixture
+def counted(ask, monkeypatch):
+    """`ask` for what is only counted: following the memory of a step, and timing it, take seconds."""
+    for part in ("_memory", "_time"):
+        monkeypatch.setattr(f"chiasm.cli.cost.{part}", lambda *_: [])
+    return ask
+
+
 def columns(text):
     return re.split(r" {2,}", text.strip())
 
@@ -51,6 +59,7 @@ def test_figures_of_a_preset(ask):
 
 
 def test_bf16_is_timed_only_where_it_can_be_faster(ask, monkeypatch):
+    monkeypatch.setattr("chiasm.cli.cost._memory", lambda *_: [])
     few = ("cost", "vit", "tiny", "--batch-size", "2")
     for worthwhile, measured in ((("fp32", "bf16"), True), (("fp32",), False)):
         monkeypatch.setattr("chiasm.cli.cost.worthwhile_precisions", lambda found=worthwhile: found)
@@ -75,24 +84,24 @@ def test_minutes_are_those_of_all_steps(ask):
     assert float(value) * {"minutes": 60, "hours": 3600, "days": 86_400}[unit] == pytest.approx(1e5 * seconds, rel=0.1)
 
 
-def test_settings_change_the_figures(ask, tmp_path):
+def test_settings_change_the_figures(counted, tmp_path):
     (tmp_path / "deep.yaml").write_text("model: {vision: {depth: 3}}")
     few = ("cost", "captioner", "tiny", "--batch-size", "2")
     plain, deeper, deepest = (
-        int(figures(ask(*few, *more)[1])["parameters"].replace(",", ""))
+        int(figures(counted(*few, *more)[1])["parameters"].replace(",", ""))
         for more in ((), ("--config", tmp_path / "deep.yaml"), ("--set", "model.vision.depth=4"))
     )
     assert deepest - deeper == deeper - plain > 0
 
 
-def test_a_classifier_has_the_classes_that_are_said(ask):
+def test_a_classifier_has_the_classes_that_are_said(counted):
     few = ("--batch-size", "2", "--vocabulary", "50")
     ten, twenty = (
-        int(figures(ask("cost", "fusion", "tiny", *few, "--classes", classes)[1])["parameters"].replace(",", ""))
+        int(figures(counted("cost", "fusion", "tiny", *few, "--classes", classes)[1])["parameters"].replace(",", ""))
         for classes in (10, 20)
     )
     assert twenty - ten == 10 * (128 + 1)
-    code, out, err = ask("cost", "vit", "tiny", *few, "--text-tokens", "99")  # it reads none
+    code, out, err = counted("cost", "vit", "tiny", *few, "--text-tokens", "99")  # it reads none
     assert (code, err) == (0, "") and "tokens" not in out
 
 

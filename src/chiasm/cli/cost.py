@@ -223,7 +223,7 @@ def _gflop(flops: int | float) -> str:
 
 def _line(name: str, *values: str) -> str:
     """A name, its values in columns, and behind two columns a remark."""
-    return f"{name:<20}" + "".join(f"{value:<14}" for value in values)
+    return f"{name:<20}" + "".join(f"{value:<16}" for value in values)
 
 
 def _flops(flops: int | float) -> str:
