@@ -17,7 +17,7 @@ $(SETUP): pyproject.toml constraints.txt
 
 demo: setup
 	rm -rf runs/demo
-	$(BIN)/chiasm train captioner --config examples/emoji.yaml --augment strong --minutes 6.5 --set train.batch_size=64 train.optimizer=muon --out runs/demo
+	$(BIN)/chiasm train captioner --config examples/emoji.yaml --augment strong --preset tiny --minutes 6.5 --set train.batch_size=64 train.optimizer=muon --out runs/demo
 
 # A test file stays with one process: its models are trained once. A process has one thread: all cores are busy as it is.
 test: setup
