@@ -133,6 +133,8 @@ def measure_step_seconds(model: Model, objective: Objective, batch: Batch, preci
         start = time.perf_counter()
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bf16"):
             objective.backward(model, batch, accumulate, lambda loss: loss.backward())
+        if batch.images.is_cuda:  # what was asked of it may still be running
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
         model.zero_grad(set_to_none=True)
     return median(times[1:])

@@ -19,7 +19,7 @@ SHORT_SECONDS = 0.25
 FASTER = 0.95
 """Fewer threads have to take at most this share of the time: a measurement is not more exact."""
 REST = 1.15
-"""Times a pass: with clipping, the moving average, the log, and validation."""
+"""Times a pass: with clipping, the moving average, the log, and validation. The optimizer is measured by itself."""
 
 
 def settled(

@@ -99,7 +99,7 @@ class TrainConfig:
     """torch.compile joins each block's operators: for GPUs. On a CPU steps were slower, and the first took a minute."""
     optimizer: OptimizerName = "adamw"
     """muon: the matrices of transformer blocks move in all directions alike; fewer steps to the same loss, at the same
-    learning rate, and each step longer by about what 20 times its shorter side of tokens would cost every matrix."""
+    learning rate, and each step longer, as if the batch had some four times a block's width more tokens."""
     learning_rate: float = 1e-3
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises; it then falls along a cosine to a hundredth."""

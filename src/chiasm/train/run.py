@@ -243,7 +243,7 @@ def train(config: RunConfig, folder: Path, *, resume: bool = False, trackers: tu
 def fit(run: Run, *, loggers: Sequence[Any] = (), resume: bool = False) -> Fitted:
     """Take the steps of a run, from its last checkpoint if it is resumed."""
     train = run.config.train
-    assert train.steps is not None
+    assert train.steps is not None and train.threads is not None
     engine = Engine(run.model, run.task.objective, train, train.steps)
     checkpoints = run.folder / "checkpoints"
     every_steps = max(1, round(train.validate_every_epochs * run.loader.steps_per_epoch))
@@ -265,7 +265,7 @@ def fit(run: Run, *, loggers: Sequence[Any] = (), resume: bool = False) -> Fitte
         callbacks.append(Samples(run.folder / "samples.jsonl", lambda: run.task.samples(run), bar.say))
     # The last one: a run that is killed goes on behind its checkpoint, and does not write again what is before it.
     callbacks.append(Checkpoints(last, train.checkpoint_every_seconds))
-    with _quiet(), using_threads(train.threads or torch.get_num_threads()):
+    with _quiet(), using_threads(train.threads):
         trainer = _trainer(engine, callbacks, loggers)
         try:
             trainer.fit(engine, Steps(run.loader, engine), ckpt_path=start, weights_only=False)
