@@ -1,16 +1,22 @@
-"""Shapes and types in signatures are enforced in every test (and only there); builders that several rooms share."""
+"""Shapes and types in signatures are enforced in tests (and only there); builders that several rooms share."""
 
 import os
 
 import hypothesis
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 install_import_hook("chiasm", "beartype.beartype")
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("patient")
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which may train
+def pytest_runtest_setup(item):
+    """Slow tests do at length what short ones do once; to enforce types there, too, would take half of their time."""
+    config.update("jaxtyping_disable", item.get_closest_marker("slow") is not None)
 
 
 @pytest.fixture(scope="session")

@@ -4,19 +4,19 @@ Imported by the processes that it starts, too: some of its functions are encoder
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from chiasm import config as configs
-from chiasm.compare.jobs import Job, items_of, run_jobs
+from chiasm.compare.jobs import Job, items_of
 from chiasm.data.shapes import ShapesConfig
 from chiasm.data.transforms import augment_for
 from chiasm.models.adapted import ModuleVisionConfig
@@ -100,18 +100,6 @@ def killed() -> nn.Module:
     raise AssertionError("still alive")
 
 
-_undisturbed = []
-
-
-def undisturbed(new_folder):
-    """Folder and outcomes of all jobs, run beside each other on this machine, once in a session."""
-    if not _undisturbed:
-        folder = new_folder.mktemp("undisturbed")
-        outcomes = run_jobs(jobs(GOOD, BROKEN, TRIAL, RAISING, KILLED), folder, workers=2, threads=1)
-        _undisturbed.append((folder, outcomes))
-    return _undisturbed[0]
-
-
 def start(folder, engine, *names):
     """The program in a process of its own."""
     data = json.dumps(configs.to_dict(jobs(*names)))
@@ -128,23 +116,22 @@ def wait_for_step(run, step, process):
     return rows[-1]["step"]
 
 
-def workers_of(folder):
-    """Ids of the processes that work in this folder, whoever started them."""
+def at_work(folder):
+    """The jobs in this folder that a process works on, whoever started it: it holds a lock."""
     found = []
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = command.read_bytes().decode(errors="replace").split("\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if "chiasm.compare.worker" in words and any(word.startswith(str(folder)) for word in words):
-            found.append(int(command.parent.name))
+    for path in folder.rglob("job.json"):
+        with path.open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.append(path)
     return found
 
 
 def wait_for_no_workers(folder, seconds=30):
     deadline = time.monotonic() + seconds
-    while workers_of(folder):
-        assert time.monotonic() < deadline, workers_of(folder)
+    while at_work(folder):
+        assert time.monotonic() < deadline, at_work(folder)
         time.sleep(0.05)
 
 

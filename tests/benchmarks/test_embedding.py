@@ -5,9 +5,9 @@ import pytest
 
 @pytest.mark.slow
 def test_startup(results):
-    rows = {row["what"]: row["seconds"] for row in results("startup.py")}
-    assert rows["import chiasm"] < rows["import torch"] < rows["chiasm caption, one picture"]
-    assert rows["chiasm --help"] > 0
+    seconds = {row["what"]: row["seconds"] for row in results("startup.py")}
+    assert {"import chiasm", "chiasm --help", "import torch", "chiasm caption, one picture"} <= set(seconds)
+    assert all(value > 0 for value in seconds.values())
 
 
 @pytest.mark.slow

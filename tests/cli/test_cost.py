@@ -26,11 +26,17 @@ def ask(ask):
 
 
 @pytest.fixture
-def counted(ask, monkeypatch):
-    """`ask` for what is only counted: following the memory of a step, and timing it, take seconds."""
-    for part in ("_memory", "_time"):
-        monkeypatch.setattr(f"chiasm.cli.cost.{part}", lambda *_: [])
+def timed(ask, monkeypatch):
+    """`ask` where memory is not looked at: following that of a step takes seconds."""
+    monkeypatch.setattr("chiasm.cli.cost._memory", lambda *_: [])
     return ask
+
+
+@pytest.fixture
+def counted(timed, monkeypatch):
+    """`ask` for what is only counted: timing a step takes seconds, too."""
+    monkeypatch.setattr("chiasm.cli.cost._time", lambda *_: [])
+    return timed
 
 
 def columns(text):
@@ -58,12 +64,11 @@ def test_figures_of_a_preset(ask):
     assert all(len(line) <= 120 for line in out.splitlines())
 
 
-def test_bf16_is_timed_only_where_it_can_be_faster(ask, monkeypatch):
-    monkeypatch.setattr("chiasm.cli.cost._memory", lambda *_: [])
+def test_bf16_is_timed_only_where_it_can_be_faster(timed, monkeypatch):
     few = ("cost", "vit", "tiny", "--batch-size", "2")
     for worthwhile, measured in ((("fp32", "bf16"), True), (("fp32",), False)):
         monkeypatch.setattr("chiasm.cli.cost.worthwhile_precisions", lambda found=worthwhile: found)
-        told = figures(ask(*few)[1])
+        told = figures(timed(*few)[1])
         for row in ("a step here", "pictures/s", "training"):
             assert (columns(told[row])[1] != "-") == measured
         assert ("bf16 is slower on this processor" in told["pictures/s"]) != measured
@@ -77,8 +82,8 @@ def test_what_does_not_fit_here_is_not_measured(ask):
     assert "not measured: Weights, gradients, moments and average take" in figures(out)["a step here"]
 
 
-def test_minutes_are_those_of_all_steps(ask):
-    told = figures(ask("cost", "vit", "tiny", "--batch-size", "2", "--pictures", "20000", "--epochs", "10")[1])
+def test_minutes_are_those_of_all_steps(timed):
+    told = figures(timed("cost", "vit", "tiny", "--batch-size", "2", "--pictures", "20000", "--epochs", "10")[1])
     seconds = float(columns(told["a step here"])[0].removesuffix(" s"))
     value, unit = columns(told["training"])[0].split()
     assert float(value) * {"minutes": 60, "hours": 3600, "days": 86_400}[unit] == pytest.approx(1e5 * seconds, rel=0.1)
@@ -114,8 +119,8 @@ def test_a_classifier_has_the_classes_that_are_said(counted):
         ("perceiver tiny --batch-size 2 --task reconstruct --inputs picture,sound", "32 x 32 pixels"),
     ],
 )
-def test_kinds_whose_rows_are_no_captioned_pictures(words, row, ask):
-    code, out, err = ask("cost", *words.split())
+def test_kinds_whose_rows_are_no_captioned_pictures(words, row, timed):
+    code, out, err = timed("cost", *words.split())
     assert (code, err) == (0, "")
     assert row in figures(out)["forward, one row"]
     assert "steps: 10,000 " + ("texts" if "32 x" not in row else "pictures") in out
@@ -129,9 +134,9 @@ def test_more_memory_makes_larger_batches(ask):
     assert none[:3] == ["none", "none", "in 10 MiB given"]
 
 
-def test_how_each_fusion_grows_is_told_and_drawn(ask, tmp_path):
+def test_how_each_fusion_grows_is_told_and_drawn(counted, tmp_path):
     drawn = tmp_path / "grow.png"
-    code, out, err = ask("cost", "fusion", "tiny", "--batch-size", "2", "--grow", "--picture", drawn)
+    code, out, err = counted("cost", "fusion", "tiny", "--batch-size", "2", "--grow", "--picture", drawn)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("pictures of ... pixels, texts of 12"))

@@ -132,7 +132,8 @@ def test_what_is_finished_is_not_repeated(done):
 
 @pytest.mark.slow
 def test_an_arm_that_breaks_is_reported_and_the_others_are_compared(cache, tmp_path):
-    config = matching("late", "early", "wild=early,train.learning_rate=1e30", tune=0, scaling=False, floors=False)
+    wild = "wild=early,train.learning_rate=1e30"
+    config = matching("late", "early", wild, seeds=(0,), tune=0, scaling=False, floors=False)
     found = compare(config, tmp_path, command="", machinery=MACHINERY)
     wild = found.arms[2]
     assert wild.scores == {} and all("loss" in str(seed.failed) for seed in wild.seeds)

@@ -24,6 +24,7 @@ from job_files import (
     BROKEN,
     GOOD,
     KILLED,
+    LONG,
     RAISING,
     STEPS,
     TRIAL,
@@ -32,7 +33,6 @@ from job_files import (
     jobs,
     settings,
     start,
-    undisturbed,
     wait_for_no_workers,
     wait_for_step,
 )
@@ -45,9 +45,11 @@ def cache(tmp_path_factory):
         yield
 
 
-@pytest.fixture
-def finished(tmp_path_factory):
-    return undisturbed(tmp_path_factory)
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory):
+    """Folder and outcomes of all jobs, run beside each other on this machine."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, run_jobs(jobs(GOOD, BROKEN, TRIAL, RAISING, KILLED), folder, workers=2, threads=1)
 
 
 def run(folder, *names, workers=1):
@@ -223,3 +225,39 @@ def test_killed_again_and_again_and_interrupted_ends_the_same(finished, tmp_path
     assert not (tmp_path / GOOD / "outcome.json").exists()
     assert_same_outcome(run(tmp_path, GOOD)[GOOD], finished[1][GOOD])
     assert_same_results(tmp_path, finished[0])
+
+
+@pytest.mark.slow
+def test_ray_gives_what_this_machine_gives(finished, tmp_path):
+    """Killed in the middle, then run again: quiet, with a failure among the jobs."""
+    folder, outcomes = finished
+    process = start(tmp_path, "ray", GOOD, BROKEN)
+    wait_for_step(tmp_path / GOOD / "run", 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_for_no_workers(tmp_path)
+    process = start(tmp_path, "ray", GOOD, BROKEN, TRIAL)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 0
+    for name in (GOOD, BROKEN, TRIAL):
+        assert_same_outcome(configs.load(Outcome, tmp_path / name / "outcome.json"), outcomes[name])
+    for name in (GOOD, TRIAL):
+        assert_same_results(tmp_path, folder, name)
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_what_runs_on_ray(tmp_path):
+    process = start(tmp_path, "ray", LONG)
+    wait_for_step(tmp_path / LONG / "run", 2, process)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1].endswith("KeyboardInterrupt\n")
+    wait_for_no_workers(tmp_path, seconds=0)
+    assert (tmp_path / LONG / "run/checkpoints/last.ckpt").exists()
+    assert not (tmp_path / LONG / "outcome.json").exists()
+
+
+def test_ray_must_be_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="ray is not installed") as caught:
+        run_jobs(jobs(GOOD), tmp_path, engine="ray", workers=1, threads=1)
+    assert "chiasm[ray]" in caught.value.hint

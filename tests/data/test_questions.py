@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,14 +13,22 @@ from chiasm.data.shapes import COLOURS, HELD_OUT, SHAPES, ShapesConfig, draw_sha
 from chiasm.errors import UserError
 
 CONFIG = ShapesConfig(difficulty="hard", samples=6000, size_pixels=48, questions_per_picture=4)
-SOURCE = questions_source(CONFIG)
-THINGS = draw_shapes(CONFIG).things
 TESTS = ("val", "test", "test-combinations")
 POINTS = 0.02
 
 
+@cache
+def source():
+    return questions_source(CONFIG)
+
+
+@cache
+def drawn_things():
+    return draw_shapes(CONFIG).things
+
+
 def things_of(example):
-    return THINGS[int(example.group.rsplit("-", 1)[1])]
+    return drawn_things()[int(example.group.rsplit("-", 1)[1])]
 
 
 def named(things, words):
@@ -52,15 +61,15 @@ def answer(question, things):
 
 
 def test_every_answer_is_true_of_the_picture():
-    for example in SOURCE.examples:
+    for example in source().examples:
         (question,) = example.texts
         assert answer(question, things_of(example)) == example.label, (question, things_of(example))
     kinds = {"existence", "count", "colour", "relation", "comparison"}
-    assert {example.tags for example in SOURCE.examples} == {(kind,) for kind in kinds}
+    assert {example.tags for example in source().examples} == {(kind,) for kind in kinds}
 
 
 def test_a_relation_is_asked_for_only_where_it_is_beyond_dispute():
-    for example in SOURCE.split("train")[:4000]:
+    for example in source().split("train")[:4000]:
         if example.tags == ("relation",):
             one_words, relation, other_words = re.fullmatch(
                 r"is the (.+) (left of|right of|above|below) the (.+)\?", example.texts[0]
@@ -100,7 +109,7 @@ def accuracy_by_naive_bayes(train, test, words_of, allowed):
 
 @pytest.mark.parametrize("split", TESTS)
 def test_the_words_alone_are_at_chance(split):
-    train, test = list(SOURCE.split("train")), list(SOURCE.split(split))
+    train, test = list(source().split("train")), list(source().split(split))
     expected = chance(test)
     assert 0.35 < expected < 0.42
     assert accuracy_by_text(train, test) < expected + POINTS
@@ -109,7 +118,7 @@ def test_the_words_alone_are_at_chance(split):
 
 @pytest.mark.parametrize("split", TESTS)
 def test_the_picture_alone_is_at_chance(split):
-    train, test = list(SOURCE.split("train")), list(SOURCE.split(split))
+    train, test = list(source().split("train")), list(source().split(split))
     commonest = Counter(example.label for example in train).most_common(1)[0][0]
     share = np.mean([example.label == commonest for example in test])
 
@@ -127,7 +136,7 @@ def test_the_picture_alone_is_at_chance(split):
 
 def test_of_every_kind_the_answers_are_equally_frequent():
     by_kind = defaultdict(Counter)
-    for example in SOURCE.split("train"):
+    for example in source().split("train"):
         by_kind[example.tags[0]][example.label] += 1
     assert set(by_kind["count"]) == set("0123") and set(by_kind["colour"]) == set(COLOURS)
     for kind, counts in by_kind.items():
@@ -137,31 +146,31 @@ def test_of_every_kind_the_answers_are_equally_frequent():
 
 def test_pictures_are_shared_and_stay_in_their_split():
     split_of = {}
-    for name in SOURCE.splits:
-        for example in SOURCE.split(name):
+    for name in source().splits:
+        for example in source().split(name):
             assert split_of.setdefault(example.group, name) == name
             assert example.key.startswith(f"{example.group}#")
     assert len(split_of) > 0.99 * CONFIG.samples
-    assert len({example.key for example in SOURCE.examples}) == len(SOURCE.examples)
-    assert 3.9 < len(SOURCE.examples) / CONFIG.samples <= 4
-    one, two = SOURCE.examples[:2]
+    assert len({example.key for example in source().examples}) == len(source().examples)
+    assert 3.9 < len(source().examples) / CONFIG.samples <= 4
+    one, two = source().examples[:2]
     assert one.group == two.group and np.shares_memory(one.image, two.image)
-    assert max(Counter(example.group for example in SOURCE.examples).values()) == 4
-    for places in SOURCE.splits.values():  # no picture is asked the same thing twice
-        asked = [(SOURCE.examples[int(i)].group, SOURCE.examples[int(i)].texts) for i in places]
+    assert max(Counter(example.group for example in source().examples).values()) == 4
+    for places in source().splits.values():  # no picture is asked the same thing twice
+        asked = [(source().examples[int(i)].group, source().examples[int(i)].texts) for i in places]
         assert len(asked) == len(set(asked))
 
 
 def test_a_held_out_pair_is_asked_for_only_where_it_occurs():
     for split in ("train", "val", "test"):
-        text = " ".join(example.texts[0] for example in SOURCE.split(split))
+        text = " ".join(example.texts[0] for example in source().split(split))
         assert not any(f"{colour} {shape}" in text for colour, shape in HELD_OUT)
-    text = " ".join(example.texts[0] for example in SOURCE.split("test-combinations"))
+    text = " ".join(example.texts[0] for example in source().split("test-combinations"))
     assert all(f"{colour} {shape}" in text for colour, shape in HELD_OUT)
 
 
 def test_the_colour_or_the_shape_of_an_absent_pair_is_there_and_often_both():
-    asked = [e for e in SOURCE.split("train") if e.tags == ("existence",) and e.label == "no"]
+    asked = [e for e in source().split("train") if e.tags == ("existence",) and e.label == "no"]
     words = [re.fullmatch(r"is there an? (.+) (.+)\?", e.texts[0]).groups() for e in asked]
     there = [sum(bool(named(things_of(e), word)) for word in pair) for e, pair in zip(asked, words, strict=True)]
     assert np.mean(np.equal(there, 0)) < 0.03 and np.mean(np.equal(there, 2)) > 0.2

@@ -21,6 +21,8 @@ from chiasm.objectives import Captioning
 from chiasm.predict import CaptionPredictor
 from chiasm.text import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = PreprocessConfig(size=(32, 32))
 VISIONS = {
     "patch": VitConfig(size=(32, 32), width=64, depth=1, heads=4, pool="mean"),

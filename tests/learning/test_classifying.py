@@ -6,8 +6,9 @@ import pytest
 
 from chiasm import cli
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_it_tells_right_captions_from_wrong_ones_and_only_with_the_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
     run = tmp_path / "run"

@@ -20,6 +20,8 @@ from chiasm.objectives import Contrastive
 from chiasm.predict import ClipPredictor
 from chiasm.text import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = PreprocessConfig(size=(32, 32))
 VISIONS = {
     "cls": VitConfig(size=(32, 32), width=64, depth=1, heads=4, pool="cls"),

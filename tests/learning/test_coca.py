@@ -30,6 +30,8 @@ from chiasm.objectives import ContrastiveCaptioning
 from chiasm.predict import CocaPredictor
 from chiasm.text import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = PreprocessConfig(size=(32, 32))
 
 

@@ -1,6 +1,7 @@
 """A Flamingo learns: to name what it sees by way of its gates, with a language model that stays as it is."""
 
 import numpy as np
+import pytest
 import torch
 
 from chiasm.bundle import Bundle
@@ -19,6 +20,8 @@ from chiasm.objectives import Interleaving
 from chiasm.predict import FlamingoPredictor
 from chiasm.text import Tokenizer
 from chiasm.types import Example
+
+pytestmark = pytest.mark.slow
 
 PREPROCESS = PreprocessConfig(size=(8, 8))
 COLOURS = {"red": (230, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230), "white": (250, 250, 250)}

@@ -14,6 +14,8 @@ from chiasm.nn import weight_decay_groups
 from chiasm.objectives import Classification
 from chiasm.types import Batch
 
+pytestmark = pytest.mark.slow
+
 QUADRANTS, COLOURS = 4, torch.tensor([[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0]])
 FIRST_WORD = 3
 SIZES = {"width": 32, "heads": 4}

@@ -58,6 +58,7 @@ def coverage(world, seeds, repeats=100):
     return means.mean(), differences.mean()
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_as_often_as_they_say():
     found = np.array([[coverage(world, seeds) for seeds in SEEDS] for world in WORLDS])  # worlds, seeds, what
     by_world, by_seeds = found.mean(1), found.mean(0)
@@ -65,6 +66,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert (by_seeds >= 0.94).all() and (by_seeds <= 0.98).all(), dict(zip(SEEDS, by_seeds.round(3), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "seeds", "arms"), [("mostly seeds", 3, 3), ("almost all right", 2, 4)])
 def test_equal_arms_are_rarely_called_different(world, seeds, arms):
     make, settings = WORLDS[world]

@@ -16,6 +16,7 @@ def losses(rng, floor, reach, exponent, *, noise, seeds, examples=EXAMPLES):
 LAWS = [(0.2, 0.2, 0.5), (0.0, 0.4, 0.3), (0.4, 0.05, 1.0), (0.4, 0.0, 1.0), (0.35, 0.02, 2.0), (1.0, 1.0, 0.2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("noise", [0.003, 0.03])
 def test_intervals_cover_a_known_law(noise, seeds):

@@ -56,6 +56,7 @@ def body(path):
     return words(path.read_text(encoding="utf-8").partition("</style>")[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_score_stands_on_the_page(name, page):
     assert page(name) == trained(name) / "report.html" and page(name).stat().st_size < 5_000_000

@@ -132,6 +132,7 @@ PROVOKED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("finding", "run"), PROVOKED)
 def test_what_is_wrong_is_found(finding, run, ran):
     found = ran(run).findings

@@ -134,4 +134,7 @@ def test_gradients_exploding():
     assert steps.gradients_exploding(log(100, **shrinking), 1.0) is None  # long at the start is as it should be
     growing = {"gradient_norm": lambda i: 1.3**i, "largest_norm": lambda i: 2 * 1.3**i}
     assert steps.gradients_exploding(log(100, **growing), 1.0) is not None
+    learnt = spiky(10.5, {20, 50}, loss=lambda i: 3.0 if i == 0 else 0.29)
+    assert steps.gradients_exploding(learnt, 1.0) is None  # a single mistake stands out where hardly any is made
+    assert steps.gradients_exploding(spiky(10.5, {20, 50}, loss=lambda i: 3.0 if i == 0 else 0.31), 1.0) is not None
     assert steps.gradients_exploding([], 1.0) is None

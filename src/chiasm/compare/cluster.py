@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import signal
-import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from chiasm.compare.nursery import Child, Nursery
 from chiasm.compare.worker import LOG, STOPPED
 from chiasm.errors import UserError
-from chiasm.machine import let_threads_sleep
 
 EngineName = Literal["local", "ray"]
 
@@ -34,24 +32,9 @@ class Start:
     modules: tuple[str, ...]
     """Where Python looks for modules, such as the user's own encoders."""
 
-    def process(self) -> subprocess.Popen[bytes]:
-        """Start it; it ends when its stdin is closed, with a checkpoint."""
-        environment = os.environ | {
-            "OMP_NUM_THREADS": str(self.threads),
-            "PYTHONPATH": os.pathsep.join(self.modules),
-            "PYTHONSAFEPATH": "1",
-        }
-        let_threads_sleep(environment)
-        with (self.folder / LOG).open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "chiasm.compare.worker", str(self.folder)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=self.at,
-                env=environment,
-                start_new_session=True,  # a terminal's Ctrl-C is for the parent, which stops its children in order
-            )
+    def nursery(self) -> Nursery:
+        """Where its process, and others like it, can come from."""
+        return Nursery(threads=self.threads, at=self.at, modules=self.modules)
 
 
 class Pool(ABC):
@@ -69,7 +52,8 @@ class Pool(ABC):
     def stop(self) -> None:
         """Let all end their step and save, and wait for that; a second Ctrl-C kills them."""
 
-    def close(self) -> None:  # noqa: B027 - processes of this machine owe nothing
+    @abstractmethod
+    def close(self) -> None:
         """Give back what the pool itself took."""
 
 
@@ -77,26 +61,34 @@ class LocalPool(Pool):
     """Processes of this machine."""
 
     def __init__(self) -> None:
-        self.running: dict[Path, subprocess.Popen[bytes]] = {}
+        self.nursery: Nursery | None = None
+        self.running: dict[Path, Child] = {}
 
     def start(self, start: Start) -> None:
         """One more."""
-        self.running[start.folder] = start.process()
+        self.nursery = self.nursery or start.nursery()
+        self.running[start.folder] = self.nursery.start(start.folder)
 
     def ended(self, seconds: float) -> dict[Path, str | None]:
         """By folder, those that ended within so many seconds: None, or why they left no outcome."""
         deadline = time.monotonic() + seconds
-        while not (codes := {f: c for f, p in self.running.items() if (c := p.poll()) is not None}):
+        while not (codes := {f: c for f, p in self.running.items() if (c := p.code()) is not None}):
             if time.monotonic() >= deadline:
                 return {}
             time.sleep(0.02)
         for folder in codes:
-            _close(self.running.pop(folder))
+            del self.running[folder]
         return {folder: why_ended(code, folder) for folder, code in codes.items()}
 
     def stop(self) -> None:
         """Let all end their step and save, and wait for that; a second Ctrl-C kills them."""
-        stop(list(self.running.values()))
+        if self.nursery is not None:
+            _stop(list(self.running.values()), self.nursery)
+
+    def close(self) -> None:
+        """Wait for the process that started them."""
+        if self.nursery is not None:
+            self.nursery.close()
 
 
 class RayPool(Pool):
@@ -176,32 +168,28 @@ def open_pool(engine: EngineName, *, workers: int, threads: int) -> Pool:
 def _watch(start: Start) -> str | None:
     """The Ray task: start the process and wait for it, and stop it where the task is cancelled."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the driver's shell had it ignored
-    process = start.process()
-    try:
-        while (code := process.poll()) is None:
-            time.sleep(0.1)  # Ray's interrupt is no real signal: it waits for a system call to return
-        return why_ended(code, start.folder)
-    finally:
-        stop([process])
+    with closing(start.nursery()) as nursery:
+        process = nursery.start(start.folder)
+        try:
+            while (code := process.code()) is None:
+                time.sleep(0.1)  # Ray's interrupt is no real signal: it waits for a system call to return
+            return why_ended(code, start.folder)
+        finally:
+            _stop([process], nursery)
 
 
-def stop(processes: list[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: list[Child], nursery: Nursery) -> None:
     """Let processes end their step and save, and wait for that; an interrupt kills them."""
     for process in processes:
-        _close(process)
+        process.end()
     try:
         for process in processes:
-            process.wait()
+            process.code(wait=True)
     except BaseException:
+        nursery.kill()
         for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
         raise
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
 
 
 def why_ended(code: int, folder: Path) -> str | None:
@@ -218,4 +206,4 @@ def why_ended(code: int, folder: Path) -> str | None:
     return f"ended with code {code}: {lines[-1] if lines else 'it said nothing'} (more in {folder / LOG})"
 
 
-__all__ = ["EngineName", "LocalPool", "Pool", "RayPool", "Start", "open_pool", "stop", "why_ended"]
+__all__ = ["EngineName", "LocalPool", "Pool", "RayPool", "Start", "open_pool", "why_ended"]

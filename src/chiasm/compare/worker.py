@@ -7,7 +7,6 @@ import fcntl
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -166,11 +165,11 @@ def _train(job: Job, folder: Path) -> Outcome | None:
     )
 
 
-def main() -> None:
-    """The process: its argument is the job's folder, its stdin a pipe that ends when its parent does."""
+def run(folder: Path) -> int:
+    """`work` as a process whose stdin is a pipe that ends when its parent does."""
     faulthandler.enable()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    sys.exit(work(Path(sys.argv[1])))
+    return work(folder)
 
 
 def _stop_with_parent() -> None:
@@ -180,7 +179,4 @@ def _stop_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-if __name__ == "__main__":
-    main()
-
-__all__ = ["Job", "Outcome", "items_path", "load_items", "outcome_in", "save_items", "work"]
+__all__ = ["Job", "Outcome", "items_path", "load_items", "outcome_in", "run", "save_items", "work"]

@@ -32,6 +32,8 @@ SPIKE = 10.0
 """A norm of so many times what is usual is no ordinary batch; within a factor of 3 is."""
 SPIKES, SPIKE_SHARE = 2, 0.02
 """So many rows with spikes, and such a share of them: one is clipped and forgotten."""
+LEARNT = 0.1
+"""Of the first row's loss: below it the usual gradient is so short that any mistake stands out of it."""
 
 
 def recent(rows: Rows) -> Rows:
@@ -165,13 +167,20 @@ def still_falling(rows: Rows, planned_steps: int) -> Finding | None:
 
 
 def gradients_exploding(rows: Rows, clip_norm: float) -> Finding | None:
-    """Again and again the gradient is many times as long as in the rows before, and long enough to be clipped."""
-    usual = [_number(row, "gradient_norm") for row in rows if row.get("gradient_norm") is not None]
-    peaks = [_number(row, "largest_norm") for row in rows if row.get("gradient_norm") is not None]
+    """Again and again the gradient is many times as long as in the rows before, and long enough to be clipped.
+
+    That is told of rows in which something is still to be learnt.
+    """
+    rows = [row for row in rows if row.get("gradient_norm") is not None]
+    usual = [_number(row, "gradient_norm") for row in rows]
+    peaks = [_number(row, "largest_norm") for row in rows]
     spikes = [
         peak
         for i, peak in enumerate(peaks)
-        if i >= 3 and peak > clip_norm and peak > SPIKE * statistics.median(usual[max(0, i - 20) : i])
+        if i >= 3
+        and peak > clip_norm
+        and peak > SPIKE * statistics.median(usual[max(0, i - 20) : i])
+        and _number(rows[i], "loss") >= LEARNT * _number(rows[0], "loss")
     ]
     if len(spikes) < max(SPIKES, SPIKE_SHARE * len(peaks)):
         return None
