@@ -134,7 +134,8 @@ def test_more_memory_makes_larger_batches(ask):
     assert none[:3] == ["none", "none", "in 10 MiB given"]
 
 
-def test_how_each_fusion_grows_is_told_and_drawn(counted, tmp_path):
+def test_how_each_fusion_grows_is_told_and_drawn(counted, tmp_path, monkeypatch):
+    monkeypatch.setattr("chiasm.cost.growth.TEXT_TOKENS", (8, 1024))
     drawn = tmp_path / "grow.png"
     code, out, err = counted("cost", "fusion", "tiny", "--batch-size", "2", "--grow", "--picture", drawn)
     assert (code, err) == (0, "")

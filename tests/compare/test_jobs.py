@@ -236,13 +236,12 @@ def test_ray_gives_what_this_machine_gives(finished, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     wait_for_no_workers(tmp_path)
-    process = start(tmp_path, "ray", GOOD, BROKEN, TRIAL)
+    process = start(tmp_path, "ray", GOOD, BROKEN)
     assert process.communicate() == ("", "")
     assert process.returncode == 0
-    for name in (GOOD, BROKEN, TRIAL):
+    for name in (GOOD, BROKEN):
         assert_same_outcome(configs.load(Outcome, tmp_path / name / "outcome.json"), outcomes[name])
-    for name in (GOOD, TRIAL):
-        assert_same_results(tmp_path, folder, name)
+    assert_same_results(tmp_path, folder)
 
 
 @pytest.mark.slow

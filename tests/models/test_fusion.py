@@ -21,6 +21,7 @@ FUSIONS = {
     "early": EarlyConfig(**SIZES),
     "cross": CrossConfig(**SIZES),
     "perceiver": PerceiverFusionConfig(**SIZES, latents=5),
+    "perceiver-again": PerceiverFusionConfig(**SIZES, latents=5, reads=2),
 }
 CONFIGS = {f"{name}-{missing}": replace(config, missing=missing)
            for name, config in FUSIONS.items() for missing in ("mask", "token")}  # fmt: skip
@@ -203,6 +204,21 @@ def test_the_perceiver_s_tokens_are_as_many_however_long_the_inputs(picture):
     fusion = make(FUSIONS["perceiver"])
     for tokens in (1, 40):
         assert fusion(picture, encoded(4, tokens, WIDTHS[1], 2)).tokens.shape == (4, 5, 16)
+
+
+def test_the_perceiver_reads_as_often_as_is_said_but_no_oftener_than_it_has_blocks(picture):
+    for depth, reads in ((3, 2), (2, 9), (0, 1)):
+        fusion = make(replace(FUSIONS["perceiver"], depth=depth, reads=reads))
+        looks, blocks = fusion.reader.reads, [block for stage in fusion.reader.stages for block in stage]
+        assert len(looks) == max(1, min(depth, reads)) and len(blocks) == depth
+        context = Encoded(tokens=picture.tokens + fusion.picture.mark)
+        latents = fusion.reader.latents.expand(4, -1, -1)
+        for i in range(max(1, depth)):
+            latents = looks[i](latents, context) if i < len(looks) else latents
+            latents = blocks[i](latents) if depth else latents
+        close(fusion(picture, None).pooled, fusion.norm(latents).mean(1))
+    with pytest.raises(ValueError, match="reads is 0"):
+        PerceiverFusionConfig(reads=0)
 
 
 @pytest.mark.parametrize("join", ["concat", "product", "bilinear"])

@@ -301,7 +301,8 @@ def _told_fusion(fusion: LateConfig | EarlyConfig | CrossConfig | PerceiverFusio
         case CrossConfig():
             return f"{_counted(fusion.depth, 'layer')} of co-attention, width {_sizes(fusion)}"
         case PerceiverFusionConfig():
-            return f"{_counted(fusion.depth, 'block')} on {fusion.latents} latents, width {_sizes(fusion)}"
+            reads = f", {fusion.reads} reads" if fusion.reads > 1 else ""
+            return f"{_counted(fusion.depth, 'block')} on {fusion.latents} latents{reads}, width {_sizes(fusion)}"
         case _:
             assert_never(fusion)
 

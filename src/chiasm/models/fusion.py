@@ -23,7 +23,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import assert_never
 
-from chiasm.nn import Block, LatentReader, init_weights
+from chiasm.models.perceiver import LatentConfig, PerceiverEncoder, ReadConfig
+from chiasm.nn import Block, init_weights
 from chiasm.nn.block import FeedForward
 from chiasm.types import Encoded
 
@@ -65,14 +66,20 @@ class CrossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PerceiverFusionConfig:
-    """Sizes of a Perceiver as a fusion; `depth` counts blocks on the latents, after they have read both modalities."""
+    """Sizes of a Perceiver as a fusion; `depth` counts blocks on the latents, which read both modalities before."""
 
     width: int = 256
     depth: int = 5
     heads: int = 4
     latents: int = 32
+    reads: int = 1
+    """So many of the first blocks have such a read before them: latents that know the question look for its answer."""
     mlp_ratio: float = 4.0
     missing: Missing = "mask"
+
+    def __post_init__(self) -> None:
+        if self.reads < 1:
+            raise ValueError(f"reads is {self.reads}, it must be at least 1")
 
 
 FusionConfig = LateConfig | EarlyConfig | CrossConfig | PerceiverFusionConfig
@@ -194,17 +201,21 @@ class CoAttention(nn.Module):
 
 
 class PerceiverFusion(nn.Module):
-    """A fixed number of latents reads both modalities, and all depth is on the latents (2103.03206)."""
+    """A fixed number of latents reads both modalities, once or again, and all depth is on the latents (2103.03206)."""
 
     def __init__(self, config: PerceiverFusionConfig, picture_width: int, text_width: int):
         super().__init__()
         self.picture = ModalityTokens(config, picture_width)
         self.text = ModalityTokens(config, text_width)
-        self.reader = LatentReader(
-            config.latents, config.width, config.heads, blocks=config.depth, mlp_ratio=config.mlp_ratio
-        )
+        reads = max(1, min(config.reads, config.depth))
+        read = ReadConfig(heads=config.heads, mlp_ratio=config.mlp_ratio)
+        latents = LatentConfig(
+            latents=config.latents, width=config.width, heads=config.heads, mlp_ratio=config.mlp_ratio, read=read,
+            stages=max(1, config.depth), depth=min(1, config.depth), reads=reads, shared=False,
+        )  # fmt: skip
+        self.reader = PerceiverEncoder(latents, config.width)
         self.norm = nn.LayerNorm(config.width)
-        init_weights(self, config.depth + 1)
+        init_weights(self, config.depth + reads)
 
     def forward(self, picture: Encoded | None, text: Encoded | None) -> Encoded:
         """The latents and their mean."""
