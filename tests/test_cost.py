@@ -228,6 +228,21 @@ def test_memory_is_that_of_the_tensors_of_a_real_step(kind, precision):
     assert found.peak > found.state + found.tensors
 
 
+def test_muon_s_moments_and_update_are_those_of_a_real_step():
+    config = sizes_of(("fusion", {"fusion": "early"}))
+    found, with_adamw = (step_bytes(config, batch_size=1, text_tokens=3, optimizer=o) for o in ("muon", "adamw"))
+    trainee, batch = Trainee(config, optimizer="muon"), example_batch(config, 1, 3)
+    trainee.step(batch, "fp32")  # makes the moments
+    moments = [value for state in trainee.optimizer.state.values() for value in state.values() if value.ndim]
+    known = [*trainee.model.parameters(), *trainee.model.buffers(), *trainee.average, *moments]
+    assert found.state == sum(tensor.nbytes for tensor in known) < 0.9 * with_adamw.state
+    steps = [state["step"] for state in trainee.optimizer.state.values()]
+    with Alive([*known, *steps]) as alive:
+        trainee.step(batch, "fp32")
+    assert found.tensors == pytest.approx(alive.most, rel=0.1)
+    assert found.tensors > 1.3 * with_adamw.tensors
+
+
 def test_a_batch_in_parts_takes_less_memory():
     config = sizes_of(("clip", {}))
     whole, parts = (step_bytes(config, batch_size=32, text_tokens=8, accumulate=n).tensors for n in (1, 8))
@@ -257,16 +272,18 @@ def test_a_machine_s_free_memory_is_no_more_than_it_has():
     assert 2**20 < free_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("kind", [("captioner", {"fusion": "cross"}), ("coca", {})], ids=lambda kind: kind[0])
-def test_a_measured_step_changes_the_weights_as_a_step_of_training_does(kind):
+def test_a_measured_step_changes_the_weights_as_a_step_of_training_does(kind, name):
     from chiasm.train.config import TrainConfig
     from chiasm.train.engine import Engine
 
     config, steps = sizes_of(kind), 1
     torch.manual_seed(0)
-    trainee = Trainee(config)
+    trainee = Trainee(config, optimizer=name)
     torch.manual_seed(0)
-    engine = Engine(build_model(config), training_objective(config), TrainConfig(warmup=0.0, steps=steps), steps)
+    settings = TrainConfig(warmup=0.0, steps=steps, optimizer=name)
+    engine = Engine(build_model(config), training_objective(config), settings, steps)
     batch = example_batch(config, 3, 7)
     trainee.step(batch, "fp32")
     optimizer = engine.configure_optimizers()

@@ -1,6 +1,7 @@
 """`chiasm cost`: its figures are those of the model that training would build."""
 
 import re
+from importlib import import_module
 from itertools import pairwise
 
 import pytest
@@ -99,6 +100,15 @@ def test_settings_change_the_figures(counted, tmp_path):
     assert deepest - deeper == deeper - plain > 0
 
 
+def test_the_optimizer_that_is_asked_for_is_the_one_whose_cost_is_told(ask, monkeypatch):
+    monkeypatch.setattr("chiasm.cli.cost.largest_batch", lambda *_, **__: 1)
+    few = ("cost", "fusion", "tiny", "--batch-size", "2", "--set")
+    adamw, muon = (figures(ask(*few, f"train.optimizer={name}")[1]) for name in ("adamw", "muon"))
+    assert "muon" in muon["a step here"] and "adamw" in adamw["a step here"]
+    held = [told["memory at the peak"].split("of it ")[1].split()[0].replace(",", "") for told in (adamw, muon)]
+    assert int(held[1]) < int(held[0])
+
+
 def test_a_classifier_has_the_classes_that_are_said(counted):
     few = ("--batch-size", "2", "--vocabulary", "50")
     ten, twenty = (
@@ -134,8 +144,9 @@ def test_more_memory_makes_larger_batches(ask):
     assert none[:3] == ["none", "none", "in 10 MiB given"]
 
 
+@pytest.mark.slow
 def test_how_each_fusion_grows_is_told_and_drawn(counted, tmp_path, monkeypatch):
-    monkeypatch.setattr("chiasm.cost.growth.TEXT_TOKENS", (8, 1024))
+    monkeypatch.setattr(import_module("chiasm.cost.growth"), "TEXT_TOKENS", (8, 1024))  # it has a function's name
     drawn = tmp_path / "grow.png"
     code, out, err = counted("cost", "fusion", "tiny", "--batch-size", "2", "--grow", "--picture", drawn)
     assert (code, err) == (0, "")

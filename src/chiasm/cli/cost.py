@@ -140,7 +140,8 @@ def _counted(settings: RunConfig, rows: int, text_tokens: int) -> list[str]:
 
 def _memory(settings: RunConfig, rows: int, text_tokens: int, memory: int, whose: str) -> list[str]:
     """Of a step, and of the largest batch, a column for each precision."""
-    sizes = {"text_tokens": text_tokens, "accumulate": settings.train.accumulate}
+    train = settings.train
+    sizes = {"text_tokens": text_tokens, "accumulate": train.accumulate, "optimizer": train.optimizer}
     with waiting("Following the memory of a step"):
         peaks = [step_bytes(settings.model, batch_size=rows, precision=p, **sizes) for p in PRECISIONS]
         most = [largest_batch(settings.model, memory_bytes=memory, precision=p, **sizes) for p in PRECISIONS]
@@ -157,13 +158,14 @@ def _time(
     settings: RunConfig, rows: int, text_tokens: int, pictures: int, epochs: float, budget_seconds: float
 ) -> list[str]:
     """Of a step here, and of the whole training, a column for each precision."""
-    model, accumulate = settings.model, settings.train.accumulate
+    model, train = settings.model, settings.train
     precisions = worthwhile_precisions()
     try:
         with waiting("Measuring training steps"):
             measured = predicted_step_seconds(
-                model, rows, text_tokens, budget_seconds=budget_seconds, precisions=precisions, accumulate=accumulate
-            )
+                model, rows, text_tokens, budget_seconds=budget_seconds, precisions=precisions,
+                accumulate=train.accumulate, optimizer=train.optimizer,
+            )  # fmt: skip
     except UserError as error:  # all the rest is worth knowing
         return [_line("a step here", "-", "-", f"not measured: {error.message}")]
     seconds = [measured.get(precision) for precision in PRECISIONS]
@@ -173,7 +175,7 @@ def _time(
     left_out = "" if len(precisions) == len(PRECISIONS) else "bf16 is slower on this processor, and is not measured"
     return [
         _line("a step here", *("-" if s is None else f"{s:.3g} s" for s in seconds),
-              "with clipping, AdamW and average"),
+              f"with clipping, {train.optimizer} and average"),
         _line(f"{what}/s", *("-" if s is None else f"{shown / s:,.0f}" for s in seconds), left_out),
         _line("training", *("-" if s is None else _duration(s * steps) for s in seconds),
               f"{steps:,} steps: {pictures:,} {what} x {epochs:g} epochs"),

@@ -160,7 +160,9 @@ def _measured(settings: RunConfig, world: World, threads: int, precisions: Seque
     model = settings.completed(world.vocabulary, world.unk, world.classes).model
     tokens = 0 if model.rules is None else max(2, world.text_tokens)
     with using_threads(threads):
-        return predicted_step_seconds(model, settings.train.batch_size, tokens, precisions=precisions)
+        return predicted_step_seconds(
+            model, settings.train.batch_size, tokens, precisions=precisions, optimizer=settings.train.optimizer
+        )
 
 
 __all__ = ["Plan", "drafted", "planned", "step_seconds", "whole_trainings", "world_of"]

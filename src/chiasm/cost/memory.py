@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_iter
 
 from chiasm.cost.batches import example_batch, training_objective
 from chiasm.models import Model, ModelConfig, build_model
+from chiasm.nn import OptimizerName, matrices_of
 
 ALLOCATOR = 1.25
 """What the C library holds of a step's tensors, by what they are: freed room of one size is of little use to another.
@@ -37,9 +39,9 @@ class StepBytes:
     """What a process that trains holds at the peak of a step."""
 
     state: int
-    """Weights, the two moments of AdamW and the moving average: between steps too."""
+    """Weights, the optimizer's moments and the moving average: between steps too."""
     tensors: int
-    """The step's own at the moment when they are most: the batch, activations, gradients."""
+    """The step's own at the moment when they are most: the batch, activations, gradients, the update."""
 
     @property
     def peak(self) -> int:
@@ -48,7 +50,13 @@ class StepBytes:
 
 
 def step_bytes(
-    config: ModelConfig, *, batch_size: int, text_tokens: int, precision: str = "fp32", accumulate: int = 1
+    config: ModelConfig,
+    *,
+    batch_size: int,
+    text_tokens: int,
+    precision: str = "fp32",
+    accumulate: int = 1,
+    optimizer: OptimizerName = "adamw",
 ) -> StepBytes:
     """The memory of a step on a CPU, whose tensors are followed from birth to death while none of them has values.
 
@@ -67,11 +75,18 @@ def step_bytes(
         objective.backward(model, batch, min(accumulate, batch_size), lambda loss: loss.backward())
     held = (batch.images, batch.ids, batch.media, batch.sounds)
     inputs = sum(tensor.nbytes for tensor in held if tensor is not None)
-    return StepBytes(state=state_bytes(model), tensors=inputs + lives.peak)
+    most = max(lives.peak, _update_bytes(model, optimizer))
+    return StepBytes(state=state_bytes(model, optimizer), tensors=inputs + most)
 
 
 def largest_batch(
-    config: ModelConfig, *, text_tokens: int, memory_bytes: int, precision: str = "fp32", accumulate: int = 1
+    config: ModelConfig,
+    *,
+    text_tokens: int,
+    memory_bytes: int,
+    precision: str = "fp32",
+    accumulate: int = 1,
+    optimizer: OptimizerName = "adamw",
 ) -> int:
     """The most rows whose step peaks within nine tenths of the given memory, to about 2 %; 0 where not even one fits.
 
@@ -80,7 +95,7 @@ def largest_batch(
 
     def peak(rows: int) -> int:
         sizes = {"batch_size": rows, "text_tokens": text_tokens, "precision": precision}
-        return step_bytes(config, accumulate=accumulate, **sizes).peak
+        return step_bytes(config, accumulate=accumulate, optimizer=optimizer, **sizes).peak
 
     room = round(SPARE * memory_bytes)
     told: dict[int, int] = {}
@@ -108,9 +123,20 @@ def _next_guess(told: dict[int, int], room: int, fits: int, too_many: int) -> in
     return max(fits + 1, min(int(0.995 * guess), most, too_many - 1))
 
 
-def state_bytes(model: Model) -> int:
-    """Bytes of the weights and, of those that learn, of two moments and the moving average."""
-    return sum(p.nbytes * (4 if p.requires_grad else 1) for p in model.parameters())
+def state_bytes(model: Model, optimizer: OptimizerName = "adamw") -> int:
+    """Bytes of the weights and, of those that learn, of their average and two moments; Muon has one of a matrix."""
+    spared = sum(matrix.nbytes for matrix in matrices_of(model)) if optimizer == "muon" else 0
+    return sum(p.nbytes * (4 if p.requires_grad else 1) for p in model.parameters()) - spared
+
+
+def _update_bytes(model: Model, optimizer: OptimizerName) -> int:
+    """Bytes at the peak of the update: the gradients, and what Muon makes of the matrices of one shape together."""
+    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    if optimizer == "adamw":
+        return gradients
+    of_shape = Counter(tuple(matrix.shape) for matrix in matrices_of(model))
+    rounds = (4 * count * min(shape) * (3 * max(shape) + 2 * min(shape)) for shape, count in of_shape.items())
+    return gradients + max(rounds, default=0)
 
 
 def free_bytes() -> int:

@@ -14,7 +14,7 @@ from chiasm.cost.batches import example_batch, training_objective
 from chiasm.cost.memory import free_bytes, state_bytes
 from chiasm.errors import UserError
 from chiasm.models import Model, ModelConfig, build_model
-from chiasm.nn import checkpoint_blocks, compile_blocks, weight_decay_groups
+from chiasm.nn import OptimizerName, build_optimizer, checkpoint_blocks, compile_blocks, weight_decay_groups
 from chiasm.objectives import Objective
 from chiasm.types import Batch
 
@@ -34,9 +34,16 @@ EMA_DECAY = 0.998
 
 
 class Trainee:
-    """A model and what a step of `chiasm.train` does with it: gradient, clipping, AdamW, clamps, moving average."""
+    """A model and what a step of `chiasm.train` does with it: gradient, clipping, update, clamps, moving average."""
 
-    def __init__(self, config: ModelConfig, *, checkpointing: bool = False, compile: bool = False):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        optimizer: OptimizerName = "adamw",
+        checkpointing: bool = False,
+        compile: bool = False,
+    ):
         self.model = build_model(config).train()
         if checkpointing:
             checkpoint_blocks(self.model)
@@ -46,7 +53,7 @@ class Trainee:
         self.trained: list[Any] = [p for p in self.model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.trained]
         groups = weight_decay_groups(self.model, WEIGHT_DECAY)
-        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), fused=True)
+        self.optimizer = build_optimizer(self.model, groups, optimizer, learning_rate=LEARNING_RATE)
 
     def step(self, batch: Batch, precision: str, accumulate: int = 1) -> None:
         """One optimizer step."""
@@ -74,6 +81,7 @@ def predicted_step_seconds(
     budget_seconds: float = 2.0,
     precisions: Sequence[str] = PRECISIONS,
     accumulate: int = 1,
+    optimizer: OptimizerName = "adamw",
 ) -> dict[str, float]:
     """Seconds of an optimizer step by precision, from real steps on noise that take about `budget_seconds` each.
 
@@ -82,8 +90,8 @@ def predicted_step_seconds(
     adds. Rows cost equal FLOPs, so this is a line in FLOPs too. Waiting for data and validation are not in it.
     UserError where the weights in training do not fit into the memory that is free.
     """
-    _check_fits(config)
-    trainee = Trainee(config)
+    _check_fits(config, optimizer)
+    trainee = Trainee(config, optimizer=optimizer)
     return {
         precision: _Calibration(trainee, config, text_tokens, precision, accumulate).of(batch_size, budget_seconds)
         for precision in precisions
@@ -158,11 +166,11 @@ def _product_seconds(dtype: torch.dtype) -> float:
     return min(times)
 
 
-def _check_fits(config: ModelConfig) -> None:
+def _check_fits(config: ModelConfig, optimizer: OptimizerName) -> None:
     with torch.device("meta"):
         model = build_model(config)
     gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    needed, free = state_bytes(model) + gradients, free_bytes()
+    needed, free = state_bytes(model, optimizer) + gradients, free_bytes()
     if needed > free:
         raise UserError(
             f"Weights, gradients, moments and average take {needed / 2**30:.1f} GiB; {free / 2**30:.1f} are free",

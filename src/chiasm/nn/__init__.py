@@ -14,6 +14,7 @@ from chiasm.nn.gated import GatedCross, Resampler
 from chiasm.nn.init import init_weights, weight_decay_groups
 from chiasm.nn.int8 import LEAST_WEIGHTS, Int8Linear, quantize_int8
 from chiasm.nn.latent import CrossRead, LatentReader
+from chiasm.nn.optimizer import OptimizerName, build_optimizer, matrices_of, measure_update_seconds
 from chiasm.nn.step import BlockStep
 
 __all__ = [
@@ -30,15 +31,19 @@ __all__ = [
     "KeyValueCache",
     "KeyValues",
     "LatentReader",
+    "OptimizerName",
     "PatchEmbed",
     "QuickGelu",
     "Resampler",
     "TokenEmbed",
+    "build_optimizer",
     "causal_keep",
     "checkpoint_blocks",
     "compile_blocks",
     "fourier_features",
     "init_weights",
+    "matrices_of",
+    "measure_update_seconds",
     "prefix_causal_keep",
     "quantize_int8",
     "resize_grid",

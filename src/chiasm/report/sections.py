@@ -178,7 +178,7 @@ def cost_facts(run: Recorded, cost: Cost, tokens: int) -> list[tuple[str, str]]:
     speed = f", {steps * batch / seconds:,.0f} examples per second" if seconds else ""
     rate = f", {short(cost.step_flops * steps / seconds, 'FLOP')} per second" if seconds else ""
     sizes = {"batch_size": batch, "text_tokens": tokens, "accumulate": train.accumulate}
-    held = step_bytes(run.config.model, precision=train.precision, **sizes)
+    held = step_bytes(run.config.model, precision=train.precision, optimizer=train.optimizer, **sizes)
     return [
         ("parameters", f"{cost.parameters:,}"),
         ("examples seen", f"{steps * batch:,} ({steps:,} steps of {batch:,}, {last.get('epoch') or 0:.1f} epochs)"),

@@ -9,9 +9,9 @@ import torch
 from chiasm.cost import measure_step_seconds, worthwhile_precisions
 from chiasm.machine import using_threads
 from chiasm.models import Model
+from chiasm.nn import measure_update_seconds
 from chiasm.objectives import Objective
 from chiasm.train.config import TrainConfig
-from chiasm.train.optimizer import measure_update_seconds
 from chiasm.types import Batch
 
 SHORT_SECONDS = 0.25

@@ -12,9 +12,9 @@ from chiasm.data.source import Source, with_less
 from chiasm.data.task import TaskConfig
 from chiasm.data.transforms import AugmentConfig, PreprocessConfig
 from chiasm.models import ModelConfig
+from chiasm.nn import OptimizerName
 from chiasm.text import UNK
 from chiasm.train.finetune import Tune
-from chiasm.train.optimizer import OptimizerName
 from chiasm.train.preparing import prepared
 
 EPOCHS, FEWEST_STEPS = 30, 600

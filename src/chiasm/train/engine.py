@@ -18,11 +18,10 @@ from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.loader import Loader
 from chiasm.errors import UserError
 from chiasm.models import Model
-from chiasm.nn import checkpoint_blocks, compile_blocks
+from chiasm.nn import build_optimizer, checkpoint_blocks, compile_blocks
 from chiasm.objectives import Objective
 from chiasm.train.config import TrainConfig
-from chiasm.train.finetune import rest_frozen
-from chiasm.train.optimizer import build_optimizer
+from chiasm.train.finetune import layer_groups, rest_frozen
 from chiasm.types import Batch
 
 
@@ -55,8 +54,8 @@ class Engine(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW (1711.05101), fused, or Muon."""
         config = self.config
-        rates = {name: getattr(config, name) for name in ("learning_rate", "weight_decay", "layer_decay")}
-        return build_optimizer(self.model, config.optimizer, **rates)
+        groups = layer_groups(self.model, config.weight_decay, config.layer_decay)
+        return build_optimizer(self.model, groups, config.optimizer, learning_rate=config.learning_rate)
 
     def training_step(self, batch: Batch, _: int) -> None:
         """One optimizer step on one batch, in `accumulate` parts that give the whole batch's gradient."""

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from chiasm.errors import UserError
-from chiasm.models import Model
-from chiasm.nn import Attention, FeedForward
-from chiasm.train.finetune import layer_groups
+from chiasm.nn.attention import Attention
+from chiasm.nn.block import FeedForward
+from chiasm.nn.init import weight_decay_groups
 
 OptimizerName = Literal["adamw", "muon"]
 BETAS = 0.9, 0.98
@@ -30,14 +30,12 @@ UPDATE_RMS = 0.2
 
 
 def build_optimizer(
-    model: Model, name: OptimizerName, *, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
+    model: nn.Module, groups: list[dict[str, Any]], name: OptimizerName, *, learning_rate: float
 ) -> torch.optim.AdamW:
-    """The optimizer of a model's parameters, in the groups of `layer_groups`; UserError where Muon has no matrix."""
-    groups = layer_groups(model, weight_decay, layer_decay)
+    """The optimizer of these groups of the model's parameters; UserError where Muon has no matrix."""
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
-    layers = [module for module in model.modules() if isinstance(module, (Attention, FeedForward))]
-    matrices = {id(p) for layer in layers for p in layer.parameters() if p.ndim == 2}
+    matrices = {id(p) for p in matrices_of(model)}
     split = []
     for group in groups:
         for is_matrix in (True, False):
@@ -46,6 +44,13 @@ def build_optimizer(
     if not any(group["is_matrix"] for group in split):
         raise UserError("Muon trains matrices of transformer blocks, and none learns here", "Use adamw.")
     return Muon(split, lr=learning_rate, betas=BETAS, fused=True)
+
+
+def matrices_of(model: nn.Module) -> list[nn.Parameter]:
+    """Those that Muon moves: of attention and feed-forward layers, where they learn."""
+    layers = [module for module in model.modules() if isinstance(module, (Attention, FeedForward))]
+    matrices = {id(p): p for layer in layers for p in layer.parameters() if p.ndim == 2 and p.requires_grad}
+    return list(matrices.values())
 
 
 class Muon(torch.optim.AdamW):
@@ -93,15 +98,17 @@ class Muon(torch.optim.AdamW):
         return matrix.grad.lerp(state["momentum"], MOMENTUM)
 
 
-def measure_update_seconds(model: Model, name: OptimizerName) -> float:
+def measure_update_seconds(model: nn.Module, name: OptimizerName) -> float:
     """Seconds of one step of the optimizer; the weights stay as they are to the bit, since the learning rate is 0."""
-    optimizer = build_optimizer(model, name, learning_rate=0.0, weight_decay=0.0)
+    optimizer = build_optimizer(model, weight_decay_groups(model, 0.0), name, learning_rate=0.0)
     taken = 0.0
     for _ in range(2):  # the first makes its state
         for parameter in (p for p in model.parameters() if p.requires_grad):
             parameter.grad = torch.zeros_like(parameter)
         start = time.perf_counter()
         optimizer.step()
+        if torch.cuda.is_initialized():  # what was asked of it may still be running
+            torch.cuda.synchronize()
         taken = time.perf_counter() - start
         optimizer.zero_grad(set_to_none=True)
     return taken
@@ -119,4 +126,4 @@ def orthogonalized(matrices: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
     return x.mT if is_tall else x
 
 
-__all__ = ["Muon", "OptimizerName", "build_optimizer", "measure_update_seconds", "orthogonalized"]
+__all__ = ["Muon", "OptimizerName", "build_optimizer", "matrices_of", "measure_update_seconds", "orthogonalized"]

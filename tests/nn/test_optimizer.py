@@ -9,16 +9,21 @@ from chiasm.cost.batches import example_batch, training_objective
 from chiasm.errors import UserError
 from chiasm.models import build_model
 from chiasm.models.presets import captioner_tiny
-from chiasm.train.optimizer import Muon, build_optimizer, measure_update_seconds, orthogonalized
+from chiasm.nn import measure_update_seconds
+from chiasm.nn.optimizer import Muon, build_optimizer, orthogonalized
+from chiasm.train.finetune import layer_groups
 
 CONFIG = captioner_tiny().completed(40, None)
-RATES = {"learning_rate": 1e-2, "weight_decay": 0.1}
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
     return build_model(CONFIG)
+
+
+def optimizer_of(model, name, layer_decay=1.0):
+    return build_optimizer(model, layer_groups(model, 0.1, layer_decay), name, learning_rate=1e-2)
 
 
 def backward(model, seed=0):
@@ -53,7 +58,7 @@ def test_a_zero_gradient_moves_nothing():
 
 def test_what_moves_as_a_matrix(model):
     model.decoder.blocks[0].requires_grad_(False)
-    groups = build_optimizer(model, "muon", **RATES).param_groups
+    groups = optimizer_of(model, "muon").param_groups
     names = {id(p): name for name, p in model.named_parameters()}
     matrices, others = ({names[id(p)] for g in groups if g["is_matrix"] == which for p in g["params"]}
                         for which in (True, False))  # fmt: skip
@@ -69,7 +74,7 @@ def test_what_moves_as_a_matrix(model):
 
 def test_all_else_takes_the_steps_of_adamw(model):
     twin = copy.deepcopy(model)
-    muon, adamw = build_optimizer(model, "muon", **RATES), build_optimizer(twin, "adamw", **RATES)
+    muon, adamw = optimizer_of(model, "muon"), optimizer_of(twin, "adamw")
     assert isinstance(muon, Muon) and not isinstance(adamw, Muon)
     matrices = {id(p) for g in muon.param_groups if g["is_matrix"] for p in g["params"]}
     is_matrix = [id(p) in matrices for p in model.parameters()]
@@ -81,7 +86,7 @@ def test_all_else_takes_the_steps_of_adamw(model):
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon to compare with")
 def test_a_matrix_takes_the_steps_of_torch_s_muon(model):
     twin = copy.deepcopy(model)
-    muon = build_optimizer(model, "muon", **RATES)
+    muon = optimizer_of(model, "muon")
     names = {id(p): name for name, p in model.named_parameters()}
     chosen = {names[id(p)] for g in muon.param_groups if g["is_matrix"] for p in g["params"]}
     its = torch.optim.Muon([p for name, p in twin.named_parameters() if name in chosen], lr=1e-2, weight_decay=0.1,
@@ -104,21 +109,21 @@ def test_a_matrix_takes_the_steps_of_torch_s_muon(model):
 
 
 def test_a_saved_state_goes_on_to_the_bit(model, tmp_path):
-    optimizer = build_optimizer(model, "muon", **RATES)
+    optimizer = optimizer_of(model, "muon")
     stepped(model, optimizer, 2)
     torch.save([model.state_dict(), optimizer.state_dict()], tmp_path / "saved")
     undisturbed = stepped(model, optimizer, 2)
     weights, state = torch.load(tmp_path / "saved")
     other = build_model(CONFIG)
     other.load_state_dict(weights)
-    resumed = build_optimizer(other, "muon", **RATES)
+    resumed = optimizer_of(other, "muon")
     resumed.load_state_dict(state)
     again = stepped(other, resumed, 2)
     assert all(torch.equal(p, again[name]) for name, p in undisturbed.items())
 
 
 def test_each_group_keeps_the_rate_of_its_depth(model):
-    optimizer = build_optimizer(model, "muon", **RATES, layer_decay=0.5)
+    optimizer = optimizer_of(model, "muon", layer_decay=0.5)
     factors = {g["factor"] for g in optimizer.param_groups if g["is_matrix"]}
     assert factors == {0.5, 0.25}
     for group in optimizer.param_groups:
@@ -131,7 +136,7 @@ def test_muon_without_a_matrix_is_refused(model):
     for name, p in model.named_parameters():
         p.requires_grad_("blocks." not in name)
     with pytest.raises(UserError, match="none learns here"):
-        build_optimizer(model, "muon", **RATES)
+        optimizer_of(model, "muon")
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
