@@ -207,14 +207,14 @@ def files_to_parquet(
     vectors: Callable[[torch.Tensor], np.ndarray], preprocess: Any, paths: list[Path], place: Path
 ) -> Callable[[], np.ndarray]:
     """open_clip's README over files, its vectors written as ours are."""
-    from chiasm.cli.embed import _write
+    from chiasm.cli.vectors import write_vectors
 
     def run() -> np.ndarray:
         parts = []
         for start in range(0, len(paths), BATCH):
             batch = [preprocess(Image.open(path)) for path in paths[start : start + BATCH]]
             parts.append(vectors(torch.stack(batch)))
-        _write(place / "peer.parquet", list(map(str, paths)), np.concatenate(parts))
+        write_vectors(place / "peer.parquet", list(map(str, paths)), np.concatenate(parts))
         return np.concatenate(parts)
 
     return run
@@ -222,11 +222,13 @@ def files_to_parquet(
 
 def ours_to_parquet(predictor: Any, paths: list[Path], place: Path) -> Callable[[], np.ndarray]:
     """What `chiasm embed` does with a loaded model."""
-    from chiasm.cli.embed import _write, embed_pictures
+    from chiasm.cli.embed import embed_pictures
+    from chiasm.cli.vectors import Parts, write_vectors
 
     def run() -> np.ndarray:
-        keys, vectors, _ = embed_pictures(predictor, paths)
-        _write(place / "ours.parquet", keys, vectors)
+        with Parts(place / "ours.parquet", predictor.fingerprint) as parts:
+            keys, vectors, _ = embed_pictures(predictor, paths, parts)
+            write_vectors(place / "ours.parquet", keys, vectors)
         return vectors
 
     return run

@@ -1,10 +1,12 @@
 """`chiasm embed`: Parquet and npy, pictures and texts, a broken picture among good ones, no file in vain."""
 
+import os
 import shutil
 
 import numpy as np
 import pytest
 
+from chiasm.cli.vectors import Parts
 from chiasm.predict import ClipPredictor
 from clip_files import WORDS, write_clip
 
@@ -71,6 +73,81 @@ def test_of_pictures_of_which_one_is_broken_the_others_are_kept(clip, shelf, ask
     assert keys == [str(pictures / "a.png"), str(pictures / "c.png")] and vectors.shape == (2, 24)
     code, out, _ = ask("embed", clip, pictures / "b.png", "--out", tmp_path / "none.npy")
     assert (code, out) == (2, "") and not (tmp_path / "none.npy").exists()
+
+
+@pytest.fixture
+def interrupted(clip, shelf, ask, tmp_path, monkeypatch):
+    """Ctrl-C after four of nine pictures, in batches of two."""
+    monkeypatch.setattr("chiasm.cli.embed.READ_ROWS", 2)
+    embed, batches = ClipPredictor.embed_pixels, []
+
+    def embed_two(self, pixels):
+        batches.append(len(pixels))
+        if len(batches) == 3 and not (tmp_path / "v.parquet.parts").exists():
+            raise KeyboardInterrupt
+        return embed(self, pixels)
+
+    monkeypatch.setattr(ClipPredictor, "embed_pixels", embed_two)
+    code, out, err = ask("embed", clip, shelf, "--out", tmp_path / "v.parquet")
+    assert (code, out) == (130, "") and not (tmp_path / "v.parquet").exists()
+    assert f"4 vectors are kept in {tmp_path / 'v.parquet.parts'}; the same command goes on\n" in err
+    return batches
+
+
+def test_where_it_was_interrupted_it_goes_on(interrupted, clip, shelf, ask, tmp_path):
+    interrupted.clear()
+    code, out, _ = ask("embed", clip, shelf, "--out", tmp_path / "v.parquet")
+    assert code == 0 and "4 vectors are left of a run that was interrupted" in out and "9 vectors" in out
+    assert sum(interrupted) == 5
+    keys, vectors = read(tmp_path / "v.parquet")
+    assert keys == [*(str(shelf / f"{i}.png") for i in range(8)), str(shelf / "deeper/9.png")]
+    np.testing.assert_allclose(vectors, ClipPredictor.load(clip).embed_images(keys), atol=1e-5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["v.parquet"]
+
+
+def test_what_is_left_of_another_model_a_changed_picture_or_a_torn_file_is_not_taken(
+    interrupted, clip, shelf, ask, tmp_path
+):
+    (part,) = (tmp_path / "v.parquet.parts").iterdir()
+    parts = Parts(tmp_path / "v.parquet", part.name.rsplit("-", 1)[0])
+    assert len(parts.known) == 4 and not Parts(tmp_path / "v.parquet", "another").known
+    first = shelf / "0.png"
+    changed = first.stat().st_mtime_ns
+    os.utime(first, ns=(changed + 1, changed + 1))
+    assert parts.known - Parts(tmp_path / "v.parquet", parts.fingerprint).known == {str(first)}
+    part.write_bytes(part.read_bytes()[:-50])
+    interrupted.clear()
+    code, out, _ = ask("embed", clip, shelf, "--out", tmp_path / "v.parquet")
+    assert code == 0 and "interrupted" not in out and sum(interrupted) == 9
+
+
+def test_vectors_that_cannot_be_written_are_kept(clip, shelf, ask, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        code, _, err = ask("embed", clip, shelf, "--out", tmp_path / "v.npy")
+    assert code == 2 and "No space left on device" in err and "9 vectors are kept" in err
+    assert "9 vectors are left" in ask("embed", clip, shelf, "--out", tmp_path / "v.npy")[1]
+    assert np.load(tmp_path / "v.npy").shape == (9, 24)
+
+
+@pytest.mark.parametrize("rows", [3, 4, 5])
+def test_parts_are_written_as_they_fill(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr("chiasm.cli.vectors.PART_ROWS", 4)
+    vectors = np.random.default_rng(0).normal(size=(14, 3)).astype(np.float32)
+    parts = Parts(tmp_path / "v.npy", "f")
+    for start in range(0, 14, rows):
+        some = [tmp_path / str(i) for i in range(start, min(14, start + rows))]
+        for path in some:
+            path.write_bytes(b"")
+        parts.add(some, vectors[start : start + rows])
+    left = Parts(tmp_path / "v.npy", "f")  # as after a kill
+    assert len(left.keys) == {3: 12, 4: 12, 5: 14}[rows]
+    keys, found = left.in_order([str(tmp_path / str(i)) for i in range(14)][::-1], 3)
+    assert keys == [str(tmp_path / str(i)) for i in range(14)][: len(left.keys)][::-1]
+    assert np.array_equal(found, vectors[: len(left.keys)][::-1])
 
 
 @pytest.mark.parametrize(

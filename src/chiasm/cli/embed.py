@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float
 
 from chiasm.cli.pictures import find_pictures, in_batches
+from chiasm.cli.vectors import Parts, check_writable, write_vectors
 from chiasm.errors import UserError
 from chiasm.predict import ClipPredictor
 from chiasm.predict.clip import READ_ROWS
 
-SUFFIXES = (".parquet", ".npy")
 MANY_ROWS = 256
 """From so many on it is worth two seconds to measure which precision is faster."""
 
@@ -32,6 +32,7 @@ def embed(
     """Vectors of unit length of pictures, or of texts, in one space: cosines of any two mean something.
 
     A Parquet file has a row per picture or text: `key` and `vector`. An .npy file has the vectors alone, in order.
+    Where it was interrupted among pictures, the same command goes on.
 
     Args:
         run: the folder of a run or a bundle
@@ -42,8 +43,7 @@ def embed(
         truncate: cut texts that are longer than the model's context
         precision: of the arithmetic; auto measures which is faster here, unless there is little to do in fp32
     """
-    if out.suffix not in SUFFIXES:
-        raise UserError(f"{out} is neither Parquet nor npy", "End its name in .parquet or .npy.")
+    check_writable(out)
     if texts_file is not None:
         try:
             texts = (*texts, *texts_file.read_text(encoding="utf-8").splitlines())
@@ -56,12 +56,17 @@ def embed(
     if texts:
         keys = list(texts)
         vectors = hasten(predictor, precision, "texts", len(keys)).embed_texts(keys, truncate=truncate)
+        write_vectors(out, keys, vectors)
     else:
         found = find_pictures(pictures)
-        keys, vectors, broken = embed_pictures(hasten(predictor, precision, "pictures", len(found)), found)
-    if broken is not None and not keys:
-        raise broken
-    _write(out, keys, vectors)
+        with Parts(out, predictor.fingerprint) as parts:
+            if parts.known:
+                print(f"going on   {len(parts.known):,} vectors are left of a run that was interrupted")
+            hastened = hasten(predictor, precision, "pictures", len(parts.missing(found)))
+            keys, vectors, broken = embed_pictures(hastened, found, parts)
+            if broken is not None and not keys:
+                raise broken
+            write_vectors(out, keys, vectors)
     print(f"{len(keys):,} vectors of width {vectors.shape[1]} in {out}")
     if broken is not None:
         raise broken
@@ -69,17 +74,17 @@ def embed(
 
 
 def embed_pictures(
-    predictor: ClipPredictor, paths: Sequence[Path]
+    predictor: ClipPredictor, paths: Sequence[Path], parts: Parts
 ) -> tuple[list[str], Float[np.ndarray, "b e"], UserError | None]:
     """The pictures that can be read, their vectors, and what is to be told of the others."""
-    keys, parts, broken = [], [np.empty((0, predictor.embed_width), np.float32)], None
+    broken = None
     try:
-        for some, pixels in in_batches(predictor, paths, "embedding", READ_ROWS):
-            keys += [str(path) for path in some]
-            parts.append(predictor.embed_pixels(pixels))
+        for some, pixels in in_batches(predictor, parts.missing(paths), "embedding", READ_ROWS):
+            parts.add(some, predictor.embed_pixels(pixels))
     except UserError as error:  # raised after the last batch: what could be read is kept
         broken = error
-    return keys, np.concatenate(parts), broken
+    keys, vectors = parts.in_order(list(map(str, paths)), predictor.embed_width)
+    return keys, vectors, broken
 
 
 def hasten(
@@ -96,17 +101,4 @@ def hasten(
     return predictor
 
 
-def _write(out: Path, keys: list[str], vectors: np.ndarray) -> None:
-    scratch = out.with_suffix(f".writing{out.suffix}")
-    try:
-        if out.suffix == ".npy":
-            np.save(scratch, vectors)
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-            pq.write_table(pa.table({"key": keys, "vector": column}), scratch)
-        scratch.replace(out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}", "Name a file in a folder that exists.") from error
+__all__ = ["embed", "embed_pictures"]
