@@ -62,4 +62,11 @@ def processor() -> str:
     return next(named, platform.processor()) or platform.machine()
 
 
-__all__ = ["available_cores", "give_back_memory", "let_threads_sleep", "processor", "using_threads"]
+def trained_on() -> str:
+    """What trains here: the GPU's name, or the processor's."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+
+
+__all__ = ["available_cores", "give_back_memory", "let_threads_sleep", "processor", "trained_on", "using_threads"]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from chiasm import config as configs
 from chiasm.errors import UserError
 from chiasm.evaluate import drawings
+from chiasm.machine import processor
 from chiasm.predict import CaptionPredictor
 from chiasm.train import calibrate, callbacks, captioning, outcome
 from chiasm.train import config as config_module
@@ -87,7 +88,7 @@ def test_a_run_leaves_all_that_was_promised(settings, tmp_path, capfd):
     assert not [name for name in files if ".bundle-" in name or name.endswith(".writing")]
     card = (tmp_path / "run/card.md").read_text()
     scores = json.loads((tmp_path / "run/evaluation.json").read_text())["test"]["scores"]
-    for told in ("lesson shapes: 40 pictures", "6 steps of 8, fp32", "cider_d", "train 32, val 4, test 4"):
+    for told in ("lesson shapes: 40 pictures", "6 steps of 8, fp32", "cider_d", "train 32, val 4, test 4", processor()):
         assert told in card
     exact = scores["exact_match"]
     assert f"{exact['value']:.3f} ({exact['low']:.3f} to {exact['high']:.3f})" in card

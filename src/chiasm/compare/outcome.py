@@ -22,7 +22,7 @@ from chiasm.compare.sizes import about
 from chiasm.data.source import Source
 from chiasm.errors import UserError
 from chiasm.evaluate.common import Items
-from chiasm.machine import processor
+from chiasm.machine import trained_on
 from chiasm.metrics.comparing import Compared, Estimate, compare_arms
 from chiasm.train.callbacks import read_metrics
 from chiasm.types import Example
@@ -251,10 +251,9 @@ def versions() -> dict[str, str]:
 
 def machine(machinery: Machinery) -> str:
     """What the trainings ran on, in a line."""
-    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     at_once = f"{machinery.workers} trainings at a time" if machinery.workers > 1 else "one training at a time"
     threads = f"{machinery.threads} threads" if machinery.threads > 1 else "one thread"
-    return f"{kind}, {platform.system()}; {at_once}, {threads} each"
+    return f"{trained_on()}, {platform.system()}; {at_once}, {threads} each"
 
 
 def _interval(found: Estimate) -> Interval:

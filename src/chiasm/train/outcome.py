@@ -12,6 +12,7 @@ from chiasm import config as configs
 from chiasm.bundle import Bundle
 from chiasm.evaluate import SplitScores, scores_table
 from chiasm.figures import curves_figure
+from chiasm.machine import available_cores, trained_on
 from chiasm.train.callbacks import read_metrics
 from chiasm.train.coach import findings_after
 from chiasm.train.findings import Finding, write_findings
@@ -61,7 +62,7 @@ def _card(
         f"- training: {train.steps:,} steps of {train.batch_size}, {train.precision} on {threads}, "
         f"{minutes:.1f} minutes; weights kept: {kept}",
         *(f"- {finding}" for finding in ended),
-        f"- chiasm {chiasm.__version__}, torch {torch.__version__}",
+        f"- chiasm {chiasm.__version__}, torch {torch.__version__}, {trained_on()}, {available_cores()} cores",
         "",
         "Scores with 95 % bootstrap intervals:",
         "",
