@@ -243,12 +243,14 @@ def test_muon_s_moments_and_update_are_those_of_a_real_step():
     assert found.tensors > 1.3 * with_adamw.tensors
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_takes_less_memory():
     config = sizes_of(("clip", {}))
     whole, parts = (step_bytes(config, batch_size=32, text_tokens=8, accumulate=n).tensors for n in (1, 8))
     assert parts < 0.5 * whole
 
 
+@pytest.mark.slow
 def test_the_largest_batch_fits_and_a_slightly_larger_one_does_not():
     room = 300 * 2**20
     for precision in ("fp32", "bf16"):
@@ -260,6 +262,7 @@ def test_the_largest_batch_fits_and_a_slightly_larger_one_does_not():
         assert fits <= 0.9 * room < does_not
 
 
+@pytest.mark.slow
 def test_no_batch_fits_where_the_weights_do_not():
     assert largest_batch(CONFIG, text_tokens=10, memory_bytes=2**20) == 0
     small = step_bytes(CONFIG, batch_size=3, text_tokens=10).peak
@@ -335,6 +338,7 @@ def test_a_flamingo_s_row_is_a_sequence_of_several_pictures():
     assert (batch.ids == config.rules.eot).sum(1).tolist() == [5, 5]
 
 
+@pytest.mark.slow
 def test_how_costs_grow_is_what_a_model_of_each_size_costs():
     fused = {name: sizes_of(("captioner", {"fusion": name})) for name in ("late", "early", "cross", "perceiver")}
     found = growth(fused, text_tokens=10)

@@ -44,6 +44,7 @@ def columns(text):
     return re.split(r" {2,}", text.strip())
 
 
+@pytest.mark.slow
 def test_figures_of_a_preset(ask):
     code, out, err = ask(
         "cost", "captioner", "tiny", "--vocabulary", "50", "--batch-size", "4", "--pictures", "400", "--epochs", "2"
@@ -136,6 +137,7 @@ def test_kinds_whose_rows_are_no_captioned_pictures(words, row, timed):
     assert "steps: 10,000 " + ("texts" if "32 x" not in row else "pictures") in out
 
 
+@pytest.mark.slow
 def test_more_memory_makes_larger_batches(ask):
     few = ("cost", "vit", "tiny", "--batch-size", "2", "--memory-gib")
     one, two, none = (columns(figures(ask(*few, gib)[1])["largest batch"]) for gib in (1, 2, 0.01))

@@ -56,6 +56,7 @@ def four(request):
     return arms, equal, solve(comparison(*arms, equal=equal), WORLD)
 
 
+@pytest.mark.slow
 def test_the_costs_are_those_of_models_that_are_really_built(four):
     _, equal, solved = four
     for one in solved:
@@ -99,6 +100,7 @@ def test_a_budget_of_parameters_is_for_all_arms():
     assert solved[0].off == pytest.approx(solved[0].parameters / 120_000 - 1)
 
 
+@pytest.mark.slow
 def test_a_budget_of_flops_is_that_of_the_whole_training():
     arms = arm("early"), arm("perceiver")
     step = solve(comparison(*arms), WORLD)[0].step_flops

@@ -199,6 +199,7 @@ def trained():
     return predictor
 
 
+@pytest.mark.slow
 def test_a_trained_fusion_looks_where_it_is_asked(trained):
     pixels, asked, labels = questions(120, -1)
     balanced = (pixels.mean((1, 2)).round() == SHADES["none"]).all(-1) & (labels > 0).numpy()

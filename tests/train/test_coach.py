@@ -93,7 +93,7 @@ def exploding(data, patch):
                 parameter.grad.mul_(1000.0)
 
     on_gradient(patch, explode)
-    return captioner(data(), steps=100)
+    return captioner(data(), steps=100, learning_rate=1e-4)
 
 
 def on_gradient(patch, act):
