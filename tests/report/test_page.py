@@ -25,6 +25,14 @@ def test_differences(value, text):
     assert page.signed(value) == text
 
 
+@pytest.mark.parametrize(("share", "text"), [
+    (0.0, "0 %"), (0.0004, "< 0.1 %"), (0.004, "0.4 %"), (0.0096, "1.0 %"), (0.014, "1 %"), (0.861, "86 %"),
+    (0.986, "99 %"), (0.997, "99.7 %"), (0.9996, "> 99.9 %"), (1.0, "100 %"), (-0.03, "−3 %"), (math.nan, "–"),
+])  # fmt: skip
+def test_shares_are_rounded_to_all_or_nothing_only_where_they_are(share, text):
+    assert page.percent(share) == text
+
+
 @pytest.mark.parametrize(("p", "text"), [(0.0, "< 1 %"), (0.004, "< 1 %"), (0.861, "86 %"), (1.0, "> 99 %")])
 def test_probabilities_are_never_certain(p, text):
     assert page.probability(p) == text

@@ -75,14 +75,15 @@ def percent(share: float | int) -> str:
     """A share; what is little is not said to be nothing, nor what is much to be all."""
     if not math.isfinite(share):
         return "–"
-    if 0 < share < 0.01:
-        return "< 1 %"
-    return "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+    rest = min(share, 1 - share)
+    if 0 < rest < 0.0005:
+        return "< 0.1 %" if share < 0.5 else "> 99.9 %"
+    return f"{100 * share:.{1 if 0 < rest < 0.01 else 0}f} %".replace("-", "−")
 
 
 def probability(p: float | int) -> str:
     """A probability that was estimated: never 0, never 1."""
-    return percent(min(max(p, 1e-9), 1 - 1e-9))
+    return "< 1 %" if p < 0.01 else "> 99 %" if p > 0.99 else percent(p)
 
 
 def p_value(p: float | int) -> str:

@@ -15,9 +15,9 @@ from chiasm.errors import UserError
 from chiasm.evaluate import Estimate
 from chiasm.report.album import Album, pixels_uri
 from chiasm.report.grading import KIND, Graded, Grades
-from chiasm.report.page import Table, duration, number, short
+from chiasm.report.page import Table, duration, number, percent, short
 from chiasm.report.recorded import Recorded, SplitRecord
-from chiasm.report.verdict import NAMES, percent
+from chiasm.report.verdict import NAMES
 from chiasm.text import Tokenizer
 
 LESSER = frozenset((

@@ -15,7 +15,7 @@ from chiasm.progress import waiting
 from chiasm.report.album import Album
 from chiasm.report.curves import cosines_picture, loss_picture, rate_pictures, reliability_picture
 from chiasm.report.grading import Grades, grade, slices
-from chiasm.report.page import Table, duration, number, render, short
+from chiasm.report.page import Table, duration, number, percent, render, short
 from chiasm.report.recorded import Recorded, model_name, read_run
 from chiasm.report.sections import (
     confusion,
@@ -27,7 +27,7 @@ from chiasm.report.sections import (
     galleries,
     score_tables,
 )
-from chiasm.report.verdict import headline, percent, verdict
+from chiasm.report.verdict import headline, verdict
 
 WEAKEST = 12
 """Slices that are shown before one asks for the rest."""

@@ -23,7 +23,7 @@ from chiasm.models import (
     PictureClassifierConfig,
 )
 from chiasm.report.grading import FEW, Grades, Slice
-from chiasm.report.page import number
+from chiasm.report.page import number, percent
 from chiasm.report.recorded import Recorded, SplitRecord
 
 REPEATED = 0.5
@@ -262,13 +262,6 @@ def _given_back(split: SplitRecord) -> str:
     return f"{told}; with that input hidden altogether, {alone}." if alone else f"{told}."
 
 
-def percent(share: float) -> str:
-    """A share; what is neither none nor all is never rounded to that."""
-    if 0 < share < 0.005:
-        return "< 1 %"
-    return "> 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %".replace("-", "−")
-
-
 def _rare(share: float) -> str:
     return f"{100 * share:.2g} %"
 
@@ -278,4 +271,4 @@ def _points(share: float) -> str:
     return f"{points} point{'s' * (points != '1')}"
 
 
-__all__ = ["NAMES", "Headline", "headline", "percent", "verdict"]
+__all__ = ["NAMES", "Headline", "headline", "verdict"]
