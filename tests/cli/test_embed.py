@@ -133,6 +133,28 @@ def test_vectors_that_cannot_be_written_are_kept(clip, shelf, ask, tmp_path, mon
     assert np.load(tmp_path / "v.npy").shape == (9, 24)
 
 
+def test_a_disk_without_room_for_parts_is_told_and_what_was_written_is_kept(clip, shelf, ask, tmp_path, monkeypatch):
+    monkeypatch.setattr("chiasm.cli.embed.READ_ROWS", 2)
+    monkeypatch.setattr("chiasm.cli.vectors.PART_ROWS", 4)
+    save, saved = np.savez, []
+
+    def full(file, **arrays):
+        saved.append(arrays)
+        if len(saved) > 1:
+            raise OSError(28, "No space left on device")
+        save(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    code, out, err = ask("embed", clip, shelf, "--out", tmp_path / "v.npy")
+    assert (code, out) == (2, "") and err.count("v.npy.parts cannot be written: No space left on device") == 2
+    assert "4 vectors are kept" in err
+    monkeypatch.setattr(np, "savez", save)
+    empty = tmp_path / "v.npy.parts" / f"{ClipPredictor.load(clip).fingerprint}-000002.npz"
+    empty.write_bytes(b"")
+    code, out, _ = ask("embed", clip, shelf, "--out", tmp_path / "v.npy")
+    assert code == 0 and "4 vectors are left" in out and len(np.load(tmp_path / "v.npy")) == 9
+
+
 @pytest.mark.parametrize("rows", [3, 4, 5])
 def test_parts_are_written_as_they_fill(tmp_path, monkeypatch, rows):
     monkeypatch.setattr("chiasm.cli.vectors.PART_ROWS", 4)

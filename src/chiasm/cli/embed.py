@@ -78,11 +78,16 @@ def embed_pictures(
 ) -> tuple[list[str], Float[np.ndarray, "b e"], UserError | None]:
     """The pictures that can be read, their vectors, and what is to be told of the others."""
     broken = None
-    try:
-        for some, pixels in in_batches(predictor, parts.missing(paths), "embedding", READ_ROWS):
-            parts.add(some, predictor.embed_pixels(pixels))
-    except UserError as error:  # raised after the last batch: what could be read is kept
-        broken = error
+    batches = in_batches(predictor, parts.missing(paths), "embedding", READ_ROWS)
+    while True:
+        try:
+            some, pixels = next(batches)
+        except StopIteration:
+            break
+        except UserError as error:  # raised after the last batch: what could be read is kept
+            broken = error
+            break
+        parts.add(some, predictor.embed_pixels(pixels))
     keys, vectors = parts.in_order(list(map(str, paths)), predictor.embed_width)
     return keys, vectors, broken
 

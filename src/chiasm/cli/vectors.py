@@ -30,7 +30,6 @@ class Parts:
         self.fingerprint = fingerprint
         self.keys: list[str] = []
         self.vectors: list[Float[np.ndarray, "b e"]] = []
-        self.written = 0
         self.number = 0
         for path in sorted(self.folder.glob(f"{fingerprint}-*.npz")):
             self._read(path)
@@ -44,8 +43,12 @@ class Parts:
         if kind is None:
             shutil.rmtree(self.folder, ignore_errors=True)
         elif self.keys:
-            self.save()
-            print(f"{len(self.keys):,} vectors are kept in {self.folder}; the same command goes on", file=sys.stderr)
+            try:
+                self.save()
+            except UserError as error:  # what is told is why it ended
+                print(error.message, file=sys.stderr)
+            kept = len(self.keys) - sum(map(len, self.vectors[self.written :]))
+            print(f"{kept:,} vectors are kept in {self.folder}; the same command goes on", file=sys.stderr)
 
     def missing(self, paths: Sequence[Path]) -> list[Path]:
         """Those of the pictures that have no vector yet."""
@@ -59,17 +62,21 @@ class Parts:
             self.save()
 
     def save(self) -> None:
-        """Write what was not written yet."""
+        """Write what was not written yet; UserError where the folder takes no more."""
         if self.written == len(self.vectors):
             return
         vectors = np.concatenate(self.vectors[self.written :])
         keys = self.keys[-len(vectors) :]
-        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"{self.fingerprint}-{self.number + 1:06d}.npz"
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with path.with_suffix(".writing").open("wb") as file:
+                np.savez(file, keys=np.array(keys, np.str_), vectors=vectors, changed=_changed(keys))
+            path.with_suffix(".writing").replace(path)
+        except OSError as error:
+            told = f"{self.folder} cannot be written: {error.strerror}"
+            raise UserError(told, "Make room, and run the same command again.") from error
         self.number += 1
-        path = self.folder / f"{self.fingerprint}-{self.number:06d}.npz"
-        with path.with_suffix(".writing").open("wb") as file:
-            np.savez(file, keys=np.array(keys, np.str_), vectors=vectors, changed=_changed(keys))
-        path.with_suffix(".writing").replace(path)
         self.written = len(self.vectors)
 
     def in_order(self, keys: Sequence[str], width: int) -> tuple[list[str], Float[np.ndarray, "b e"]]:
@@ -86,7 +93,7 @@ class Parts:
         try:
             with path.open("rb") as whole, np.load(whole, allow_pickle=False) as file:
                 keys, vectors, changed = file["keys"].tolist(), file["vectors"], file["changed"]
-        except (OSError, ValueError, KeyError, BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
             return  # embedded anew
         same = changed == _changed(keys)
         self.keys += [key for key, is_same in zip(keys, same, strict=True) if is_same]
