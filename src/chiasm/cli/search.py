@@ -80,6 +80,6 @@ def _as_json(hit: Hit, matches: bool | None) -> str:
 def _drawn(hit: Hit) -> np.ndarray:
     """The picture for the grid, white if its file has gone since."""
     try:
-        return np.asarray(read_picture(hit.picture, at_least_pixels=(GRID_PIXELS, GRID_PIXELS)))
+        return read_picture(hit.picture, at_least_pixels=(GRID_PIXELS, GRID_PIXELS))
     except BrokenPicture:
         return np.full((GRID_PIXELS, GRID_PIXELS, 3), 255, np.uint8)

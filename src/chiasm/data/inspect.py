@@ -94,7 +94,7 @@ def _examine(example: Example) -> tuple[Example, _Look | None]:
         kind, mode, width, height = _header(example.image)
     except BrokenPicture as error:
         return about, _Look(broken=error.reason)
-    pixels = hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).digest()
+    pixels = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
     return about, _Look(format=kind, mode=mode, width_pixels=width, height_pixels=height, pixels=pixels)
 
 

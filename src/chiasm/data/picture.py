@@ -9,8 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from chiasm.data.jpeg import ORIENTATION, decode_jpeg
 from chiasm.errors import UserError
 from chiasm.types import Example, Picture
 
@@ -20,7 +22,6 @@ MAX_PIXELS = 89_478_485
 # EPS, WMF and the like stay out: Pillow hands them to other programs. So do formats that are recognised by guesswork.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI")
 
-_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,26 +48,39 @@ def picture_of(example: Example) -> Picture:
     return example.image
 
 
-def read_picture(picture: Picture, *, at_least_pixels: tuple[int, int] | None = None) -> Image.Image:
+def read_picture(
+    picture: Picture, *, at_least_pixels: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
     """The picture as upright 8-bit RGB, transparency on white, of animations the first frame.
 
     With `at_least_pixels` (height, width) a larger JPEG is decoded at a reduced scale, several times faster, never
     smaller than that. Raises BrokenPicture for whatever cannot be read, and for more than MAX_PIXELS.
     """
-    _silence_pillow()
     try:
-        with _open(picture) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            if at_least_pixels and min(image.size) >= 2 * min(at_least_pixels):  # else there is nothing to reduce
-                height, width = at_least_pixels
-                image.draft(None, (height, width) if _orientation(image) >= 5 else (width, height))
-            image.load()
-            return _on_white(_eight_bit(_upright(image)))
+        content = picture.read_bytes() if isinstance(picture, Path) else picture
+        if isinstance(content, bytes):
+            pixels = decode_jpeg(content, at_least_pixels=at_least_pixels, max_pixels=MAX_PIXELS)
+            if pixels is not None:
+                return pixels
+        return _by_pillow(content, at_least_pixels)
     except BrokenPicture:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise BrokenPicture(_reason(error)) from error
+
+
+def _by_pillow(
+    content: bytes | np.ndarray, at_least_pixels: tuple[int, int] | None
+) -> UInt8[np.ndarray, "height width 3"]:
+    _silence_pillow()
+    with _open(content) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        if at_least_pixels and min(image.size) >= 2 * min(at_least_pixels):  # else there is nothing to reduce
+            height, width = at_least_pixels
+            image.draft(None, (height, width) if _orientation(image) >= 5 else (width, height))
+        image.load()
+        return np.array(_on_white(_eight_bit(_upright(image))))
 
 
 def _silence_pillow() -> None:
@@ -78,12 +92,11 @@ def _silence_pillow() -> None:
         warnings.filterwarnings("ignore", module="PIL")
 
 
-def _open(picture: Picture) -> Image.Image:
-    if isinstance(picture, np.ndarray):
-        if picture.size == 0:
+def _open(content: bytes | np.ndarray) -> Image.Image:
+    if isinstance(content, np.ndarray):
+        if content.size == 0:
             raise BrokenPicture("it has no pixels")
-        return Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
-    content = picture.read_bytes() if isinstance(picture, Path) else picture
+        return Image.fromarray(content[..., 0] if content.shape[2:] == (1,) else content)
     if not content:
         raise BrokenPicture("the file is empty")
     return Image.open(io.BytesIO(content), formats=_formats())
@@ -96,10 +109,8 @@ def _formats() -> tuple[str, ...]:
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "JPEG" and not image.info.keys() & {"exif", "xmp"}:
-        return 1  # looking for what is not there takes as long as decoding a thumbnail
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF beside sound pixels
         return 1
 

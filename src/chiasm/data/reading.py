@@ -24,9 +24,11 @@ from chiasm.types import Example
 BLOCK = 64
 """Pictures read between two writes."""
 RUN = 8
-"""Pictures of a block that a thread reads in one go."""
+"""Pictures of a block that a thread reads in one go; small ones all, as threads would only wait for each other."""
 SMALL_SECONDS = 4e-4
 """A picture that takes less of a processor's time than this is mostly Python's overhead."""
+FORK_SECONDS = 0.5
+"""Processes are not started for less work than this."""
 
 Block = tuple[UInt8[Tensor, "b height width 3"], list[str | None]]
 """Pixels, black where a picture cannot be read, and of each the reason why, None where it can."""
@@ -40,8 +42,9 @@ def blocks(examples: Sequence[Example], preprocess: PreprocessConfig) -> Iterato
     starts = range(0, len(examples), BLOCK)
     with ThreadPoolExecutor(available_cores()) as pool, counting("Reading pictures", len(examples)) as advance:
         began = time.process_time()
-        first = _done(made.begun(0, pool))
+        first = _done(made.begun(0, pool, run=BLOCK))
         picture_seconds = (time.process_time() - began) / len(first[1])
+        run = BLOCK if picture_seconds < SMALL_SECONDS else RUN
         if _processes_pay(picture_seconds, len(examples) - BLOCK):
             # A generator of its own: the default one draws from the global state, which training wants to itself.
             rest: Iterable[Block] = DataLoader(
@@ -49,7 +52,7 @@ def blocks(examples: Sequence[Example], preprocess: PreprocessConfig) -> Iterato
                 generator=torch.Generator(),
             )  # fmt: skip
         else:
-            begun = chain((made.begun(start, pool) for start in starts[1:]), [None])
+            begun = chain((made.begun(start, pool, run) for start in starts[1:]), [None])
             rest = (_done(block) for block, _ in pairwise(begun) if block)  # the next is read while one is written
         for block in chain([first], rest):
             yield block
@@ -61,7 +64,7 @@ def _processes_pay(picture_seconds: float, pictures: int) -> bool:
 
     Only where processes are forked: others would import everything first, which takes longer than they save.
     """
-    if picture_seconds > SMALL_SECONDS or picture_seconds * pictures < 1 or available_cores() == 1:
+    if picture_seconds > SMALL_SECONDS or picture_seconds * pictures < FORK_SECONDS or available_cores() == 1:
         return False
     return multiprocessing.get_start_method() == "fork" and not multiprocessing.current_process().daemon
 
@@ -77,10 +80,10 @@ class _Blocks(Dataset[Block]):
         pixels, part = self._empty(start)
         return torch.from_numpy(pixels), _fill(pixels, part, self.preprocess)
 
-    def begun(self, start: int, pool: ThreadPoolExecutor) -> _Begun:
-        """The same, still being read by threads; Pillow and PyTorch free the GIL while they decode and resize."""
+    def begun(self, start: int, pool: ThreadPoolExecutor, run: int) -> _Begun:
+        """The same, still being read by threads, so many pictures in one go; decoding and resizing free the GIL."""
         pixels, part = self._empty(start)
-        runs = [slice(first, first + RUN) for first in range(0, len(part), RUN)]
+        runs = [slice(first, first + run) for first in range(0, len(part), run)]
         return pixels, pool.map(lambda run: _fill(pixels[run], part[run], self.preprocess), runs)
 
     def _empty(self, start: int) -> tuple[UInt8[np.ndarray, "b height width 3"], list[Example]]:

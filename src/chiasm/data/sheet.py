@@ -54,7 +54,7 @@ def _cell(example: Example, side_pixels: int) -> Image.Image:
     draw = ImageDraw.Draw(cell)
     font = _font(TEXT_PIXELS)
     try:
-        picture = read_picture(picture_of(example))
+        picture = Image.fromarray(read_picture(picture_of(example)))
         scale = side_pixels / max(picture.size)
         width, height = (max(1, round(length * scale)) for length in picture.size)
         way = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS

@@ -58,22 +58,24 @@ def read_pixels(picture: Picture, config: PreprocessConfig) -> UInt8[np.ndarray,
     return preprocess(read_picture(picture, at_least_pixels=enough), config)
 
 
-def preprocess(image: Image.Image, config: PreprocessConfig) -> UInt8[np.ndarray, "height width 3"]:
+def preprocess(
+    pixels: UInt8[np.ndarray, "full_height full_width 3"], config: PreprocessConfig
+) -> UInt8[np.ndarray, "height width 3"]:
     """An RGB picture trimmed and resized as `config` says, antialiased."""
     if config.trim:
-        image = _trimmed(image)
-    (height, width), (full_height, full_width) = config.size, (image.height, image.width)
+        pixels = _trimmed(pixels)
+    (height, width), (full_height, full_width) = config.size, pixels.shape[:2]
     if config.resize == "squash":
-        return _resized(image, height, width, config)
+        return _resized(pixels, height, width, config)
     if config.resize == "crop":
         if height * full_width >= width * full_height:
             covering = int(height * full_width / full_height), height
         else:
             covering = width, int(width * full_height / full_width)
         left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
-        return _resized(image, covering[1], covering[0], config)[top : top + height, left : left + width]
+        return _resized(pixels, covering[1], covering[0], config)[top : top + height, left : left + width]
     scale = min(width / full_width, height / full_height)
-    inside = _resized(image, max(1, round(full_height * scale)), max(1, round(full_width * scale)), config)
+    inside = _resized(pixels, max(1, round(full_height * scale)), max(1, round(full_width * scale)), config)
     if inside.shape[:2] == config.size:
         return inside
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
@@ -83,19 +85,20 @@ def preprocess(image: Image.Image, config: PreprocessConfig) -> UInt8[np.ndarray
 
 
 def _resized(
-    image: Image.Image, height: int, width: int, config: PreprocessConfig
+    pixels: UInt8[np.ndarray, "full_height full_width 3"], height: int, width: int, config: PreprocessConfig
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Pillow's antialiased resize; with `fast_decode` PyTorch's, which is several times faster.
 
     The filter is the same. Weights have 16 bits, and rows always come before columns: of some pictures Pillow takes
     columns first, which shows where the first pass saturates.
     """
-    if image.size == (width, height):
-        return np.array(image)
+    if pixels.shape[:2] == (height, width):
+        return pixels
     if not config.fast_decode:
+        image = Image.fromarray(pixels)
         return np.array(image.resize((width, height), Image.Resampling[config.interpolation.upper()]))
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-    return F.interpolate(pixels, (height, width), mode=config.interpolation, antialias=True)[0].permute(1, 2, 0).numpy()
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    return F.interpolate(images, (height, width), mode=config.interpolation, antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 def unit_images(
@@ -127,16 +130,16 @@ def normalize(
     return images
 
 
-def _trimmed(image: Image.Image) -> Image.Image:
-    pixels = np.asarray(image, dtype=np.int16)
-    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    content = (np.abs(pixels - np.median(edge, axis=0)) > TRIM_TOLERANCE).any(axis=-1)
+def _trimmed(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "inner_height inner_width 3"]:
+    signed = pixels.astype(np.int16)
+    edge = np.concatenate([signed[0], signed[-1], signed[:, 0], signed[:, -1]])
+    content = (np.abs(signed - np.median(edge, axis=0)) > TRIM_TOLERANCE).any(axis=-1)
     if not content.any():
-        return image
+        return pixels
     (top, *_, bottom), (left, *_, right) = (np.flatnonzero(content.any(axis=axis)).repeat(2) for axis in (1, 0))
     margin = math.ceil(TRIM_MARGIN_SHARE * (max(bottom - top, right - left) + 1))
     left, top = max(0, left - margin), max(0, top - margin)
-    return image.crop((left, top, min(image.width, right + margin + 1), min(image.height, bottom + margin + 1)))
+    return pixels[top : bottom + margin + 1, left : right + margin + 1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -298,7 +298,7 @@ def _digest(picture: bytes | np.ndarray) -> str:
 
 
 def _thumbnail(picture: bytes | np.ndarray) -> bytes:
-    image = read_picture(picture, at_least_pixels=(THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    image = Image.fromarray(read_picture(picture, at_least_pixels=(THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)))
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
