@@ -75,6 +75,35 @@ def test_pads_of_any_number_and_id_change_no_text(encoder, to, pad):
         assert encoded.keep[row].tolist() == [place < len(text) for place in range(to)]
 
 
+UNLIKE = [[1, *[3 + (7 * n + k) % 8 for k in range(n)], 2] for n in (7, 1, 3, 1, 2, 5, 1, 1, 2)]
+
+
+@pytest.mark.parametrize("pad", [0, 2, 10])
+def test_texts_of_unlike_lengths_share_rows_and_stay_themselves(encoder, pad):
+    computed = []
+    encoder.blocks[0].register_forward_hook(lambda block, given, x: computed.append(x.shape[0]))
+    with torch.no_grad():
+        encoded = encoder(rows(UNLIKE, 9, pad))
+        assert computed.pop() <= 0.75 * len(UNLIKE)
+    for row, text in enumerate(UNLIKE):
+        tokens, pooled = alone(encoder, text)
+        torch.testing.assert_close(encoded.pooled[row], pooled, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(encoded.tokens[row, : len(text)], tokens, rtol=1e-4, atol=1e-5)
+        assert not encoded.tokens[row, len(text) :].any()
+
+
+def test_gradients_of_texts_that_share_rows_are_those_of_each_by_itself(encoder):
+    encoder.double()  # so that what is left of sums in another order is tiny
+    target = torch.randn(len(UNLIKE), 16, generator=torch.Generator().manual_seed(1)).double()
+    (encoder(rows(UNLIKE, 9)).pooled * target).sum().backward()
+    together = [parameter.grad.clone() for parameter in encoder.parameters()]
+    encoder.zero_grad()
+    for text, wanted in zip(UNLIKE, target, strict=True):
+        (encoder(torch.tensor([text])).pooled[0] * wanted).sum().backward()
+    for parameter, gradient in zip(encoder.parameters(), together, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-6, atol=1e-9)
+
+
 def test_a_text_is_read_at_its_first_end():
     # The greatest id, 10, is no end; after the first end comes a word, another end, and a pad.
     encoder, text = make_encoder(), [1, 10, 4, 2, 5, 2, 0]

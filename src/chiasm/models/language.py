@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +18,7 @@ from chiasm.nn import (
     Block,
     TokenEmbed,
     init_weights,
+    packing,
 )
 from chiasm.text import Tokenizer
 from chiasm.types import Encoded
@@ -116,6 +117,7 @@ class TextEncoder(nn.Module):
         """Tokens, and as `pooled` the vector at EOT, the mean, or the last; ValueError for a text without EOT.
 
         What stands right of the first EOT is padding, whatever its id: of a causal encoder no real token sees it.
+        Texts of unlike lengths are computed side by side in fewer rows; then the tokens at pads are zeros.
         """
         ends = ids == self.config.rules.eot
         if not ids.is_meta and not bool(ends.any(1).all()):
@@ -124,15 +126,24 @@ class TextEncoder(nn.Module):
         keep = torch.arange(ids.shape[1], device=ids.device) <= places[:, None]
         if self.config.pool == "last":
             ids, keep = self._filled(ids, keep)
-        x = self.embed(ids)
-        for block in self.blocks:
-            x = block(x, keep=None if self.config.causal else keep, causal=self.config.causal)
-        x = self.norm(x)
+        packed = None if ids.is_meta else packing(keep)
+        if packed is None:
+            x = self._read(self.embed(ids), None if self.config.causal else keep)
+        else:
+            x = self.embed(packed.pack(ids, keep, self.config.rules.pad), positions=packed.positions)
+            x = packed.unpack(self._read(x, packed.keep), keep)
         if self.config.pool == "last":
             return Encoded(tokens=x, keep=keep, pooled=x[:, -1])
         if self.config.pool == "mean":
             return Encoded(tokens=x, keep=keep, pooled=Encoded(tokens=x, keep=keep).mean())
         return Encoded(tokens=x, keep=keep, pooled=x[torch.arange(len(x), device=x.device), places])
+
+    def _read(
+        self, x: Float[Tensor, "r l d"], keep: Bool[Tensor, "r l"] | Bool[Tensor, "r l l"] | None
+    ) -> Float[Tensor, "r l d"]:
+        for block in self.blocks:
+            x = block(x, keep=keep, causal=self.config.causal)
+        return self.norm(x)
 
     def _filled(
         self, ids: Int[Tensor, "b l"], keep: Bool[Tensor, "b l"]

@@ -15,6 +15,7 @@ from chiasm.nn.init import init_weights, weight_decay_groups
 from chiasm.nn.int8 import LEAST_WEIGHTS, Int8Linear, quantize_int8
 from chiasm.nn.latent import CrossRead, LatentReader
 from chiasm.nn.optimizer import OptimizerName, build_optimizer, matrices_of, measure_update_seconds
+from chiasm.nn.packing import Packed, packing
 from chiasm.nn.step import BlockStep
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "KeyValues",
     "LatentReader",
     "OptimizerName",
+    "Packed",
     "PatchEmbed",
     "QuickGelu",
     "Resampler",
@@ -44,6 +46,7 @@ __all__ = [
     "init_weights",
     "matrices_of",
     "measure_update_seconds",
+    "packing",
     "prefix_causal_keep",
     "quantize_int8",
     "resize_grid",

@@ -40,8 +40,15 @@ class TokenEmbed(nn.Module):
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(torch.randn(context, width) * 0.02)
 
-    def forward(self, ids: Int[Tensor, "b l"], start: int = 0) -> Float[Tensor, "b l d"]:
-        """Token and position vectors added; ValueError beyond the position table."""
+    def forward(
+        self, ids: Int[Tensor, "b l"], start: int = 0, positions: Int[Tensor, "b l"] | None = None
+    ) -> Float[Tensor, "b l d"]:
+        """Token and position vectors added, each token at its own position if any are given.
+
+        ValueError beyond the position table.
+        """
+        if positions is not None:
+            return self.tokens(ids) + F.embedding(positions, self.positions)
         end = start + ids.shape[1]
         if end > len(self.positions):
             raise ValueError(f"a text of {end} tokens does not fit a context of {len(self.positions)}")
