@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
+# Modules are compiled when they are first imported, not all of those that are installed; so that has to be allowed.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test check format bench docs
 .DEFAULT_GOAL := demo
 
@@ -12,7 +15,7 @@ setup: $(SETUP)
 
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(SETUP)
 
 demo: setup

@@ -30,6 +30,12 @@ def test_gradcache(results):
     assert rows[2]["gradients apart"] <= 1e-4
 
 
+def test_packing(results):
+    emoji, even, uneven = results("packing.py")
+    assert emoji["rows left"] < 0.75 and uneven["rows left"] < 0.75 and even["rows left"] == 1
+    assert emoji["times as fast"] == pytest.approx(emoji["a row each, ms"] / emoji["packed, ms"])
+
+
 @pytest.mark.slow
 def test_pooling(results):
     rows = results("pooling.py")

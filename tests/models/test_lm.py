@@ -57,6 +57,23 @@ def test_every_chunking_gives_the_uncached_logits(make_lm, chunks):
     torch.testing.assert_close(torch.cat(parts, 1), model.head(model(nothing(3), ids)), rtol=1e-4, atol=1e-5)
 
 
+def test_texts_of_unlike_lengths_share_rows_with_equal_loss_and_gradients(make_lm):
+    model, texts = make_lm().double(), batch((7, 2, 3, 3, 2, 5, 2))
+    computed = []
+    model.decoder.blocks[0].register_forward_hook(lambda block, given, x: computed.append(x.shape[0]))
+    together = Captioning()(model, texts)["loss"]
+    together.backward()
+    assert computed.pop() < len(texts)
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    alone = [Captioning()(model, text)["loss"] for text in texts.split(1)]
+    torch.testing.assert_close(together, sum(alone), rtol=1e-5, atol=1e-5)
+    sum(alone).backward()
+    assert set(computed) == {1}
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_no_token_sees_a_later_one_and_no_text_another(make_lm):
     model, ids = make_lm(), batch().ids
     changed = ids.clone()

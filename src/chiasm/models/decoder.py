@@ -25,6 +25,7 @@ from chiasm.nn import (
     TokenEmbed,
     causal_keep,
     init_weights,
+    packing,
     prefix_causal_keep,
 )
 from chiasm.types import Encoded
@@ -187,12 +188,24 @@ class CausalDecoder(nn.Module):
         self.head.weight = self.embed.tokens.weight
 
     def forward(
-        self, ids: Int[Tensor, "b l"], context: Encoded | None = None, prefix: Encoded | None = None
+        self,
+        ids: Int[Tensor, "b l"],
+        context: Encoded | None = None,
+        prefix: Encoded | None = None,
+        real: Bool[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b l d"]:
         """The last hidden state of every word; `head` turns those that are wanted into logits.
 
-        Pads stand right of the text, so a causal mask alone hides them from every real token.
+        Pads stand right of the text, so a causal mask alone hides them from every real token. Told which are `real`, a
+        language model computes texts of unlike lengths side by side in fewer rows; then those of pads are zeros.
         """
+        alone = context is None and prefix is None and not ids.is_meta
+        packed = packing(real) if alone and real is not None else None
+        if packed is not None and real is not None:
+            x = self.embed(packed.pack(ids, real, self.config.rules.pad), positions=packed.positions)
+            for block in self.blocks:
+                x = block(x, keep=packed.keep, causal=True)
+            return packed.unpack(self.norm(x), real)
         x, keep = self._sequence(ids, prefix)
         for block in self.blocks:
             x = block(x, keep=keep, causal=keep is None, **_read(block, context))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from chiasm.models.abilities import Writer
@@ -33,9 +33,14 @@ class LanguageModel(nn.Module, Writer[Draft]):
         self.config = config
         self.decoder = CausalDecoder(config.decoder)
 
-    def forward(self, images: Float[Tensor, "b c height width"], ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
-        """Hidden states from which `head` predicts the token after each of `ids`."""
-        return self.decoder(ids)
+    def forward(
+        self,
+        images: Float[Tensor, "b c height width"],
+        ids: Int[Tensor, "b l"],
+        real: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        """Hidden states from which `head` predicts the token after each of `ids`, or of the `real` ones alone."""
+        return self.decoder(ids, real=real)
 
     def head(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
         """Logits of hidden states, all of them or a selection."""

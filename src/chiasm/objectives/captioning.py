@@ -64,6 +64,8 @@ class Captioning(Objective):
 
 def _hidden(model: Model, batch: Batch) -> Float[Tensor, "b l d"]:
     """What the model makes of all tokens but the last."""
+    if isinstance(model, LanguageModel):
+        return model(batch.images, batch.ids[:, :-1], batch.keep[:, :-1])
     if batch.media is None:
         return model(batch.images, batch.ids[:, :-1])
     assert isinstance(model, Flamingo)
