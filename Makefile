@@ -22,9 +22,10 @@ demo: setup
 	rm -rf runs/demo
 	$(BIN)/chiasm train captioner --config examples/emoji.yaml --augment strong --preset tiny --minutes 6.5 --set train.batch_size=64 train.optimizer=muon --out runs/demo
 
-# A test file stays with one process: its models are trained once. A process has one thread: all cores are busy as it is.
+# A test file stays with one process: its models are trained once. Files go in their order, since those of few tests are
+# long and would otherwise come last, for one core. A process has one thread: all cores are busy as it is.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

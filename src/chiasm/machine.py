@@ -9,6 +9,10 @@ import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 M_MMAP_THRESHOLD = -3
 """The name of the setting in malloc.h."""
@@ -69,4 +73,19 @@ def trained_on() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
-__all__ = ["available_cores", "give_back_memory", "let_threads_sleep", "processor", "trained_on", "using_threads"]
+def best_device() -> torch.device:
+    """A GPU if there is one, or the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+__all__ = [
+    "available_cores",
+    "best_device",
+    "give_back_memory",
+    "let_threads_sleep",
+    "processor",
+    "trained_on",
+    "using_threads",
+]

@@ -24,7 +24,6 @@ from job_files import (
     BROKEN,
     GOOD,
     KILLED,
-    LONG,
     RAISING,
     STEPS,
     TRIAL,
@@ -229,30 +228,21 @@ def test_killed_again_and_again_and_interrupted_ends_the_same(finished, tmp_path
 
 @pytest.mark.slow
 def test_ray_gives_what_this_machine_gives(finished, tmp_path):
-    """Killed in the middle, then run again: quiet, with a failure among the jobs."""
+    """Interrupted in the middle, then run again: quiet, with a failure among the jobs."""
     folder, outcomes = finished
     process = start(tmp_path, "ray", GOOD, BROKEN)
     wait_for_step(tmp_path / GOOD / "run", 2, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    wait_for_no_workers(tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1].endswith("KeyboardInterrupt\n")
+    wait_for_no_workers(tmp_path, seconds=0)
+    assert (tmp_path / GOOD / "run/checkpoints/last.ckpt").exists()
+    assert not (tmp_path / GOOD / "outcome.json").exists()
     process = start(tmp_path, "ray", GOOD, BROKEN)
     assert process.communicate() == ("", "")
     assert process.returncode == 0
     for name in (GOOD, BROKEN):
         assert_same_outcome(configs.load(Outcome, tmp_path / name / "outcome.json"), outcomes[name])
     assert_same_results(tmp_path, folder)
-
-
-@pytest.mark.slow
-def test_an_interrupt_ends_what_runs_on_ray(tmp_path):
-    process = start(tmp_path, "ray", LONG)
-    wait_for_step(tmp_path / LONG / "run", 2, process)
-    process.send_signal(signal.SIGINT)
-    assert process.communicate()[1].endswith("KeyboardInterrupt\n")
-    wait_for_no_workers(tmp_path, seconds=0)
-    assert (tmp_path / LONG / "run/checkpoints/last.ckpt").exists()
-    assert not (tmp_path / LONG / "outcome.json").exists()
 
 
 def test_ray_must_be_installed(tmp_path, monkeypatch):

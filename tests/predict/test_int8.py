@@ -52,6 +52,6 @@ def test_joined_and_single_projections_agree(make_captioner, make_images):
 
 def test_who_has_no_decoder_or_a_small_one_is_told(make_clip, make_captioner):
     with pytest.raises(UserError, match="A Clip has no decoder"):
-        Predictor.write_in_int8(SimpleNamespace(model=make_clip()))
+        Predictor.write_in_int8(SimpleNamespace(model=make_clip(), device=torch.device("cpu")))
     with pytest.raises(UserError, match=f"No layer of the decoder has {LEAST_WEIGHTS:,} weights"):
-        Predictor.write_in_int8(SimpleNamespace(model=make_captioner()))
+        Predictor.write_in_int8(SimpleNamespace(model=make_captioner(), device=torch.device("cpu")))

@@ -83,5 +83,5 @@ def test_weights_stay_as_they_are():
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train = TrainConfig(minutes=0.1, optimizer="muon")
     found = settled(train, model, training_objective(CONFIG), example_batch(CONFIG, 2, 8), steps_per_epoch=4)
-    assert found.steps > 0 and found.threads == torch.get_num_threads()
+    assert found.steps > 0 and 1 <= found.threads <= torch.get_num_threads()
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())

@@ -11,7 +11,6 @@ import torch
 
 from chiasm.data.cache import Pictures
 from chiasm.data.source import Source
-from chiasm.data.transforms import normalize
 from chiasm.evaluate.common import Estimate, Items, SplitScores, readable
 from chiasm.generate import GenerateConfig
 from chiasm.metrics import bootstrap_interval, caption_scores
@@ -94,7 +93,7 @@ def _losses(
     """For each picture: the summed loss of its preferred text, the same under another picture, and its tokens."""
     model = predictor.model
     texts, context = [e.texts[0] for e in examples], model.rules.context
-    ids = predictor.tokenizer.encode(texts, context=context, truncate=True)
+    ids = predictor.tokenizer.encode(texts, context=context, truncate=True).to(predictor.device)
     counts = np.minimum(predictor.tokenizer.lengths(texts), context) - 1  # by length: a pad may be EOT's id
     columns = []
     for order in (np.arange(len(examples)), others):
@@ -102,11 +101,11 @@ def _losses(
         for start in range(0, len(examples), ROWS):
             pixels = pictures.pixels_of(pictures.good[order[start : start + ROWS]])
             rows = ids[start : start + ROWS]
-            hidden = model(normalize(pixels, predictor.bundle.preprocess), rows[:, :-1])
+            hidden = model(predictor.images(pixels), rows[:, :-1])
             log_probs = model.head(hidden).float().log_softmax(-1)
             losses = -log_probs.gather(-1, rows[:, 1:, None])[..., 0]
             real = np.arange(losses.shape[1]) < counts[start : start + ROWS, None]
-            sums.append((losses.numpy() * real).sum(1))
+            sums.append((losses.cpu().numpy() * real).sum(1))
         columns.append(np.concatenate(sums).astype(np.float64))
     return columns[0], columns[1], counts.astype(np.float64)
 

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 
 from chiasm.data.loader import Loader
 from chiasm.data.source import Source
-from chiasm.data.transforms import normalize
 from chiasm.errors import UserError
 from chiasm.evaluate.common import Estimate, Items, LabelScores, SplitScores, group_of, kind_of, readable
 from chiasm.metrics.captions import Score
@@ -111,7 +110,7 @@ def _probabilities(
     for start, batch in zip(track(parts, doing, len(parts)), loader.in_order(ROWS), strict=True):
         if exchanged is not None:
             others = loader.pictures.pixels_of(loader.rows[exchanged[start : start + ROWS]])
-            batch = replace(batch, images=normalize(others, predictor.preprocess))
+            batch = replace(batch, images=predictor.images(others))
         found.append(predictor.probabilities_of(batch))
     return np.concatenate(found)
 

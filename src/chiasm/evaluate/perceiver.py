@@ -139,7 +139,7 @@ def _sums(predictor: ReconstructionPredictor, batch: Batch, hidden: dict[str, An
     Of texts the error is of being right or not, and the sums are such that nothing explained is nothing right.
     """
     answers, found = predictor.reconstruct(batch, hidden), {}
-    values = given(batch, predictor.model.config.inputs)
+    values = given(batch.to(predictor.device), predictor.model.config.inputs)
     for name, hide in hidden.items():
         here = hide.numpy()
         if name == "text":
@@ -147,7 +147,7 @@ def _sums(predictor: ReconstructionPredictor, batch: Batch, hidden: dict[str, An
             count = here.sum(1)
             found[name] = np.stack([wrong.sum(1), 0 * count, count, count], 1).astype(float)
             continue
-        wanted = predictor.model.targets(name, values[name]).tokens.double().numpy()
+        wanted = predictor.model.targets(name, values[name]).tokens.double().cpu().numpy()
         error = ((answers[name] - wanted) ** 2 * here[..., None]).sum((1, 2))
         own = wanted * here[..., None]
         found[name] = np.stack([error, own.sum((1, 2)), (own**2).sum((1, 2)), here.sum(1) * wanted.shape[2]], 1)

@@ -85,10 +85,13 @@ def candidates(
 
 
 def draw(logits: Float[Tensor, "r v"], config: GenerateConfig, generator: torch.Generator) -> Int[Tensor, " r"]:
-    """One token per row, by one random number per row: where it falls among the cumulated probabilities."""
+    """One token per row, by one random number per row: where it falls among the cumulated probabilities.
+
+    The numbers are drawn on the CPU, so that a seed gives the same texts on every device.
+    """
     choices, tokens = candidates(logits, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
     shares = choices.softmax(-1).cumsum(-1)
-    number = torch.rand(len(shares), 1, generator=generator, device=shares.device) * shares[:, -1:]
+    number = torch.rand(len(shares), 1, generator=generator).to(shares.device) * shares[:, -1:]
     places = torch.searchsorted(shares, number, right=True).clamp_(max=shares.shape[1] - 1)
     return (places if tokens is None else tokens.gather(1, places))[:, 0]
 

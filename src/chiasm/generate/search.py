@@ -66,7 +66,7 @@ def _steps(
         return
     rules, device, captions = writer.rules, images.device, config.captions
     longest = min(config.max_tokens or rules.context, rules.context - 2)
-    generator = torch.Generator(device).manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
     rows = list(range(len(images) * captions))
     draft = writer.start(images, captions)
     current = torch.full((len(rows),), rules.start, device=device)

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from chiasm.bundle import Bundle
 from chiasm.data.picture import BrokenPicture
-from chiasm.data.transforms import NO_PICTURES, PreprocessConfig, read_pixels
+from chiasm.data.transforms import NO_PICTURES, PreprocessConfig, normalize, read_pixels
 from chiasm.errors import UserError
+from chiasm.machine import best_device
 from chiasm.models.decoder import CausalDecoder
 from chiasm.nn import LEAST_WEIGHTS, quantize_int8
 from chiasm.predict.cores import on_cores
@@ -24,7 +27,10 @@ Pixels = UInt8[np.ndarray, "b height width 3"]
 
 
 class Predictor:
-    """A trained model that can be asked; it holds no state between calls. Each kind of model has its own."""
+    """A trained model that can be asked; it holds no state between calls. Each kind of model has its own.
+
+    The model works on a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it), and is moved there for good.
+    """
 
     model_class: ClassVar[type | tuple[type, ...]]
 
@@ -38,7 +44,8 @@ class Predictor:
                 "searches; a classifier answers, matches, or tells the classes that it was trained on.",
             )
         self.bundle = bundle
-        self.model = bundle.model.eval()
+        self.device = best_device()
+        self.model = bundle.model.to(self.device).eval()
 
     @classmethod
     def load(cls: type[P], folder: str | Path) -> P:
@@ -51,6 +58,11 @@ class Predictor:
         How nearly, `chiasm evaluate --int8` tells. UserError for a model without a decoder, or where all its layers are
         too small to become faster.
         """
+        if self.device.type != "cpu":
+            raise UserError(
+                "Layers in int8 are for CPUs, and the model works on a GPU",
+                "Leave the option away, or hide the GPU: CUDA_VISIBLE_DEVICES= chiasm ...",
+            )
         decoder = getattr(self.model, "decoder", None)
         if not isinstance(decoder, CausalDecoder):
             raise UserError(
@@ -94,6 +106,10 @@ class Predictor:
             return read_pixels(Path(picture) if isinstance(picture, str) else picture, self.preprocess)
         except BrokenPicture as error:
             return error
+
+    def images(self, pixels: Pixels) -> Float[Tensor, "b 3 height width"]:
+        """Pictures that `read` (or the cache) prepared, as the model takes them, where it works."""
+        return normalize(torch.from_numpy(pixels).to(self.device), self.preprocess)
 
     def text_lengths(self, texts: Sequence[str], *, truncate: bool = False) -> list[int]:
         """Tokens of each text; UserError for an empty one, or one that is longer than the model's context.

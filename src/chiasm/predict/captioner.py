@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from chiasm.data.transforms import normalize
 from chiasm.generate import GenerateConfig, Written, generate, stream
 from chiasm.models import Captioner, Coca, Flamingo
 from chiasm.predict.base import Pixels, Predictor
@@ -59,7 +58,7 @@ class CaptionPredictor(Predictor):
     @torch.no_grad()
     def caption_pixels(self, pixels: Pixels, config: GenerateConfig) -> list[Caption]:
         """Captions of pictures that `read` (or the cache) prepared."""
-        written = generate(self.model, normalize(pixels, self.bundle.preprocess), config)
+        written = generate(self.model, self.images(pixels), config)
         return [self._caption(first, list(map(self._caption, rest))) for first, *rest in written]
 
     def stream(self, picture: Picture | str, **settings: Any) -> Iterator[str]:
@@ -67,7 +66,7 @@ class CaptionPredictor(Predictor):
         config = GenerateConfig(**settings)
         if config.captions > 1:
             raise ValueError(f"one caption is streamed at a time, not {config.captions}")
-        images = normalize(self.read([picture]), self.bundle.preprocess)
+        images = self.images(self.read([picture]))
         ids: list[int] = []
         text = told = ""
         for token in stream(self.model, images, config):
@@ -89,8 +88,8 @@ class CaptionPredictor(Predictor):
         over the grid, or to less: see `Captioner.attention_maps`); ValueError where `looks` is False."""
         if isinstance(self.model, Flamingo):
             raise ValueError("a Flamingo looks at latents, which are no places of the picture")
-        ids = torch.tensor([[self.model.rules.bos, *caption.ids]])[:, : len(caption.tokens)]
-        return self.model.attention_maps(normalize(pixels, self.bundle.preprocess), ids)[0].numpy()
+        ids = torch.tensor([[self.model.rules.bos, *caption.ids]], device=self.device)[:, : len(caption.tokens)]
+        return self.model.attention_maps(self.images(pixels), ids)[0].cpu().numpy()
 
     def _caption(self, written: Written, others: Sequence[Caption] = ()) -> Caption:
         return caption_of(written, self.tokenizer, text=self.tokenizer.decode(written.ids), others=others)

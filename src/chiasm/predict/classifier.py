@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from chiasm.data.matching import YES
-from chiasm.data.transforms import NO_PICTURES, normalize
+from chiasm.data.transforms import NO_PICTURES
 from chiasm.errors import UserError
 from chiasm.models import Classifier
 from chiasm.predict.base import Pixels, Predictor
@@ -88,7 +88,7 @@ class ClassifierPredictor(Predictor):
     @torch.no_grad()
     def probabilities_of(self, batch: Batch) -> Float[np.ndarray, "b classes"]:
         """Of each class, in fp64, for a batch that a loader made."""
-        return self.model.classify(batch).double().softmax(-1).numpy()
+        return self.model.classify(batch.to(self.device)).double().softmax(-1).cpu().numpy()
 
     def ranked(self, probabilities: Float[np.ndarray, "b classes"]) -> list[list[Answer]]:
         """The classes of each row by their probability."""
@@ -116,7 +116,7 @@ class ClassifierPredictor(Predictor):
             ids = self.tokenizer.encode(texts, context=int(lengths.max()))
             keep = torch.arange(ids.shape[1]) < lengths[:, None]
         return Batch(
-            images=normalize(pixels, self.preprocess),
+            images=self.images(pixels),
             ids=ids,
             keep=keep,
             image_ids=rows,

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 
 from chiasm.bundle import own_tensors
 from chiasm.config import fingerprint
-from chiasm.data.transforms import normalize
 from chiasm.errors import UserError
 from chiasm.metrics.calibration import Calibration
 from chiasm.models import Clip, Coca
@@ -143,12 +142,11 @@ class ClipPredictor(Predictor):
 
     @torch.inference_mode()
     def _embed_pixels(self, pixels: Pixels) -> Vectors:
-        images = normalize(pixels, self.preprocess).to(DTYPES[self.precision])
-        return self.model.embed_images(images).numpy()
+        return self.model.embed_images(self.images(pixels).to(DTYPES[self.precision])).cpu().numpy()
 
     @torch.inference_mode()
     def _embed_ids(self, ids: Int[torch.Tensor, "b l"]) -> Vectors:
-        return self.model.embed_texts(ids).numpy()
+        return self.model.embed_texts(ids.to(self.device)).cpu().numpy()
 
     def _embed_some(self, what: Literal["pictures", "texts"], rows: int) -> Vectors:
         if what == "pictures":

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from chiasm.bundle import Bundle
 from chiasm.data.tables import read_text
-from chiasm.data.transforms import normalize
 from chiasm.errors import UserError
 from chiasm.generate import GenerateConfig, Written, generate
 from chiasm.models import Flamingo
@@ -78,15 +77,15 @@ class FlamingoPredictor(Predictor):
         pixels = pixels[np.array(seen, dtype=bool)]
         if not len(pixels):
             size = self.model.config.latents, self.model.resampler.latents.shape[1]
-            return Shots(torch.empty(0, *size), tuple(ids))
-        return Shots(self.model.encode(normalize(pixels, self.preprocess)[None, :, None])[0], tuple(ids))
+            return Shots(torch.empty(0, *size, device=self.device), tuple(ids))
+        return Shots(self.model.encode(self.images(pixels)[None, :, None])[0], tuple(ids))
 
     @torch.no_grad()
     def caption_pixels(
         self, pixels: Pixels, config: GenerateConfig, shots: Shots | None = None, *, question: str = ""
     ) -> list[Caption]:
         """The same of pictures that `read` (or the cache) prepared."""
-        images = normalize(pixels, self.preprocess)
+        images = self.images(pixels)
         latents, prompt = self._prompt(images, shots or self.show(pixels[:0], ()), question)
         written = generate(FewShot(self.model, latents, prompt), images, config)
         return [self._caption(first, [self._caption(other) for other in rest]) for first, *rest in written]
@@ -96,16 +95,16 @@ class FlamingoPredictor(Predictor):
         self, pixels: Pixels, texts: Sequence[str], shots: Shots | None = None, *, question: str = ""
     ) -> Float[np.ndarray, "b texts"]:
         """How likely each text is, with its end, as what is said of each picture; in nats."""
-        images = normalize(pixels, self.preprocess)
+        images = self.images(pixels)
         latents, prompt = self._prompt(images, shots or self.show(pixels[:0], ()), question)
         columns = []
         for text in texts:
-            said = torch.tensor([*self._words(text), self.model.rules.eot]).expand(len(prompt), -1)
+            said = prompt.new_tensor([*self._words(text), self.model.rules.eot]).expand(len(prompt), -1)
             draft = self.model.start_prompted(latents, prompt[:, :0], beams=1)
             start = torch.full_like(prompt[:, :1], self.model.rules.start)
             logits = self.model.extend(torch.cat([start, prompt, said[:, :-1]], 1), draft)[:, prompt.shape[1] :]
             columns.append(logits.float().log_softmax(-1).gather(-1, said[..., None])[..., 0].sum(1))
-        return torch.stack(columns, 1).double().numpy()
+        return torch.stack(columns, 1).double().cpu().numpy()
 
     def _prompt(
         self, images: Float[Tensor, "b c height width"], shots: Shots, question: str
@@ -121,7 +120,7 @@ class FlamingoPredictor(Predictor):
             )
         queries = self.model.encode(images[:, None, None])
         latents = torch.cat([shots.latents.expand(rows, -1, -1, -1), queries], 1)
-        return latents, torch.tensor(ids).expand(rows, -1)
+        return latents, torch.tensor(ids, device=self.device).expand(rows, -1)
 
     def _caption(self, written: Written, others: Sequence[Caption] = ()) -> Caption:
         return caption_of(written, self.tokenizer, text=self.tokenizer.decode(written.ids), others=others)

@@ -35,19 +35,19 @@ class LanguagePredictor(Predictor):
             raise UserError(
                 f"The prompt has {len(ids)} tokens, and the model's texts at most {rules.context - 2}", "Shorten it."
             )
-        first, *others = generate(Prompted(self.model, ids), torch.empty(1, 3, 0, 0), config)[0]
+        first, *others = generate(Prompted(self.model, ids), torch.empty(1, 3, 0, 0, device=self.device), config)[0]
         return self._text(prompt, ids, first, [self._text(prompt, ids, other) for other in others])
 
     @torch.no_grad()
     def token_losses(self, texts: Sequence[str]) -> tuple[Float[np.ndarray, " b"], Int[np.ndarray, " b"]]:
         """Of each text the loss, in nats, summed over its tokens and its end, and how many those are."""
         rules = self.model.rules
-        ids = self.tokenizer.encode(texts, context=rules.context, truncate=True)
-        hidden = self.model(torch.empty(len(ids), 3, 0, 0), ids[:, :-1])
+        ids = self.tokenizer.encode(texts, context=rules.context, truncate=True).to(self.device)
+        hidden = self.model(torch.empty(len(ids), 3, 0, 0, device=self.device), ids[:, :-1])
         log_probs = self.model.head(hidden).float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
         lengths = np.minimum(self.tokenizer.lengths(texts), rules.context) - 1
         wanted = torch.arange(ids.shape[1] - 1) < torch.from_numpy(lengths)[:, None]
-        return -log_probs.masked_fill(~wanted, 0.0).sum(1).double().numpy(), lengths
+        return -log_probs.cpu().masked_fill(~wanted, 0.0).sum(1).double().numpy(), lengths
 
     def _text(self, prompt: str, ids: list[int], written: Written, others: Sequence[Caption] = ()) -> Caption:
         """What was written, its text behind the prompt as the user wrote that."""

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from chiasm.data.transforms import normalize
 from chiasm.predict.base import Pixels
 from chiasm.predict.captioner import Caption, CaptionPredictor
 from chiasm.predict.classifier import ClassifierPredictor
@@ -62,14 +61,15 @@ def _ranges(side_pixels: int, parts: int, cover: int) -> list[slice]:
 def caption_log_probability(predictor: CaptionPredictor, caption: Caption) -> LogProbability:
     """Of all of a caption's tokens together, and of its end where it has one."""
     model, rules = predictor.model, predictor.model.rules
-    ids = torch.tensor([[rules.start, *caption.ids, *[rules.eot] * caption.complete]])
+    said = [rules.start, *caption.ids, *[rules.eot] * caption.complete]
+    ids = torch.tensor([said], device=predictor.device)
 
     @torch.no_grad()
     def log_probability(pixels: Pixels) -> Float[np.ndarray, " b"]:
         rows = ids.expand(len(pixels), -1)
-        hidden = model(normalize(pixels, predictor.preprocess), rows[:, :-1])
+        hidden = model(predictor.images(pixels), rows[:, :-1])
         log_probs = model.head(hidden).double().log_softmax(-1)
-        return log_probs.gather(-1, rows[:, 1:, None]).sum((1, 2)).numpy()
+        return log_probs.gather(-1, rows[:, 1:, None]).sum((1, 2)).cpu().numpy()
 
     return log_probability
 
@@ -79,7 +79,7 @@ def answer_log_probability(predictor: ClassifierPredictor, example: Batch, answe
     place = predictor.classes.index(answer)
 
     def log_probability(pixels: Pixels) -> Float[np.ndarray, " b"]:
-        batch = _with_pictures(example, normalize(pixels, predictor.preprocess))
+        batch = _with_pictures(example.to(predictor.device), predictor.images(pixels))
         return np.log(np.maximum(predictor.probabilities_of(batch)[:, place], np.finfo(np.float64).tiny))
 
     return log_probability

@@ -60,8 +60,9 @@ class MaskedPredictor(Predictor):
 
     @torch.no_grad()
     def shares(self, ids: Tensor, keep: Bool[Tensor, "b l"], masked: Bool[Tensor, "b l"]) -> Float[Tensor, "gaps v"]:
-        """The probability of every token in each masked place, row by row; reserved ones have none."""
-        logits = self.model.head(self.model(ids, keep, masked)[masked]).float()
+        """The probability of every token in each masked place, row by row, on the CPU; reserved ones have none."""
+        ids, keep, masked = (given.to(self.device) for given in (ids, keep, masked))
+        logits = self.model.head(self.model(ids, keep, masked)[masked]).float().cpu()
         logits[:, self.model.config.text.rules.unwritten] = -torch.inf
         return logits.softmax(-1)
 
@@ -77,8 +78,9 @@ class ReconstructionPredictor(Predictor):
         self, batch: Batch, hidden: dict[str, Bool[Tensor, "b _"]]
     ) -> dict[str, Float[np.ndarray, "b _ _"]]:
         """What stands at every place of each modality, of texts the logits, where the hidden places are not read."""
-        answers = self.model(given(batch, self.model.config.inputs), hidden)
-        return {name: answer.float().numpy() for name, answer in answers.items()}
+        hidden = {name: places.to(self.device) for name, places in hidden.items()}
+        answers = self.model(given(batch.to(self.device), self.model.config.inputs), hidden)
+        return {name: answer.float().cpu().numpy() for name, answer in answers.items()}
 
 
 __all__ = ["GAP", "Filling", "MaskedPredictor", "ReconstructionPredictor"]

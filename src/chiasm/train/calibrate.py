@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from chiasm.cost import measure_step_seconds, worthwhile_precisions
-from chiasm.machine import using_threads
+from chiasm.machine import best_device, using_threads
 from chiasm.models import Model
 from chiasm.nn import measure_update_seconds
 from chiasm.objectives import Objective
@@ -30,7 +30,7 @@ def settled(
     Precision first, on all threads (torch's own number); then, where passes are short, half as many threads as long as
     that is faster; `minutes` last. Nothing is measured where nothing is left to choose.
     """
-    device = _device()
+    device = best_device()  # where Lightning will train; only the CPU was measured
     most = train.threads or torch.get_num_threads()
     precisions = (train.precision,) if train.precision != "auto" else _precisions(device)
     counts_steps = train.minutes is not None and train.steps is None
@@ -61,11 +61,6 @@ def settled(
     if steps is None:
         steps = train.steps_of(steps_per_epoch)
     return replace(train, precision=precision, threads=threads, steps=steps)
-
-
-def _device() -> torch.device:
-    """Where Lightning will train. Only the CPU was measured."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _precisions(device: torch.device) -> tuple[str, ...]:
