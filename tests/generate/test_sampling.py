@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chiasm.generate import GenerateConfig, filter_logits, repeated_ngrams
-from chiasm.generate.sampling import NUCLEUS, draw, forbid
+from chiasm.generate import GenerateConfig, filter_logits, repeated_ngrams, sampling
+from chiasm.generate.sampling import NUCLEUS, SPARSE, draw, forbid, top
 from chiasm.models.language import TextRules
 
 RULES = TextRules()
@@ -64,10 +64,10 @@ def test_a_nucleus_of_a_large_vocabulary_is_that_of_all_its_tokens_sorted(spread
 
 def test_draws_are_of_tokens_that_remain_and_one_number_each_decides():
     logits = torch.randn(500, 3 * NUCLEUS, generator=torch.Generator().manual_seed(0))
-    for settings in ({}, {"top_k": 3}, {"top_p": 0.05}, {"top_p": 0.99, "temperature": 0.5}):
-        config = GenerateConfig(mode="sample", **settings)
+    for chosen in ({}, {"top_k": 3}, {"top_p": 0.05}, {"top_p": 0.99, "temperature": 0.5}):
+        config = GenerateConfig(mode="sample", **chosen)
         drawn = draw(logits, config, torch.Generator().manual_seed(1))
-        kept = filter_logits(logits, **{"temperature": config.temperature, **settings}).isfinite()
+        kept = filter_logits(logits, **{"temperature": config.temperature, **chosen}).isfinite()
         assert kept.gather(1, drawn[:, None]).all()
         assert torch.equal(drawn[:100], draw(logits[:100], config, torch.Generator().manual_seed(1)))
 
@@ -145,3 +145,34 @@ def test_the_unknown_word_is_never_written_where_there_is_one():
         True, True, False, True, False, False,
     ]  # fmt: skip
     assert not forbid(logits.clone(), written, TextRules(), GenerateConfig())[0, 3].isneginf()
+
+
+@given(
+    rows=st.integers(1, 9),
+    size=st.integers(1, 4 * SPARSE * 20),
+    count=st.integers(1, 20),
+    levels=st.sampled_from([3, 50, 10**6]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_largest_are_those_of_topk_whatever_ties(rows, size, count, levels, seed):
+    count = min(count, size)
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, levels, (rows, size), generator=generator).float()
+    values[values == 0] = -torch.inf  # as forbidden tokens are
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "MANY", 0)
+        found, places = top(values, count)
+    assert torch.equal(found, values.topk(count).values)
+    assert torch.equal(values.gather(1, places), found)
+    assert all(len(set(row)) == count for row in places.tolist())
+
+
+def test_few_values_of_many_are_looked_for_in_groups(monkeypatch):
+    widths = []
+    topk = torch.Tensor.topk
+    monkeypatch.setattr(
+        torch.Tensor, "topk", lambda self, *given, **named: widths.append(self.shape[1]) or topk(self, *given, **named)
+    )
+    top(torch.randn(8, 2**14), 5)
+    assert max(widths) == 2**14 // sampling.GROUP

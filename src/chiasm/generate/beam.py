@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from chiasm.generate.sampling import GenerateConfig, forbid
+from chiasm.generate.sampling import GenerateConfig, forbid, top
 from chiasm.generate.written import Written
 from chiasm.models import Writer
 
@@ -122,7 +122,7 @@ def _candidates(beams: Beams, log_probs: Float[Tensor, "r v"], k: int) -> tuple[
     Twice as many as beams: at most one per beam is an end, so at least as many as there are beams go on.
     """
     totals = (beams.scores[..., None] + log_probs.unflatten(0, (-1, k))).flatten(1)
-    places = totals.topk(min(2 * k, totals.shape[1])).indices
+    places = top(totals, min(2 * k, totals.shape[1]))[1]
     first_row = torch.arange(len(places), device=places.device)[:, None] * k
     return first_row + places // log_probs.shape[1], places % log_probs.shape[1]
 

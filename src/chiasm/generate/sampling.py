@@ -74,14 +74,36 @@ def candidates(
     most = logits.shape[1] if top_k is None else min(top_k, logits.shape[1])
     few = most < logits.shape[1]
     if top_p is None or top_p == 1:
-        return logits.topk(most) if few else (logits, None)
-    choices, tokens = logits.topk(most if few else min(NUCLEUS, most))
+        return top(logits, most) if few else (logits, None)
+    choices, tokens = top(logits, most if few else min(NUCLEUS, most))
     log_sum = (choices if few else logits).logsumexp(-1, keepdim=True)
     if not few and bool(((choices - log_sum).exp().sum(-1) < top_p).any()):
         choices, tokens = logits.sort(descending=True, stable=True)
     probs = (choices - log_sum).exp()
     outside = probs.cumsum(-1) - probs >= top_p  # the mass before a token: the first one is always inside
     return choices.masked_fill(outside, -torch.inf), tokens
+
+
+GROUP = 16
+"""Values of which the largest is looked for first."""
+SPARSE, MANY = 64, 2**16
+"""So many times as many values as are wanted, and so many in all, make groups pay."""
+
+
+def top(values: Float[Tensor, "r v"], count: int) -> tuple[Float[Tensor, "r c"], Int[Tensor, "r c"]]:
+    """The largest values of each row and their places, the largest first, as `topk`; several times faster for large v.
+
+    They can only lie in the groups of values whose own largest are the largest.
+    """
+    r, v = values.shape
+    if v < SPARSE * count or r * v < MANY or values.device.type != "cpu":
+        return values.topk(count)
+    groups = v // GROUP
+    grouped, starts = groups * GROUP, torch.arange(0, groups * GROUP, groups)
+    best = values[:, :grouped].view(r, GROUP, groups).amax(1).topk(count, sorted=False).indices
+    places = torch.cat([(best[:, None] + starts[:, None]).flatten(1), torch.arange(grouped, v).expand(r, -1)], 1)
+    found = values.gather(1, places).topk(count)
+    return found.values, places.gather(1, found.indices)
 
 
 def draw(logits: Float[Tensor, "r v"], config: GenerateConfig, generator: torch.Generator) -> Int[Tensor, " r"]:
