@@ -1,4 +1,4 @@
-"""A whole comparison, killed twice anywhere and started again, finds what an undisturbed one finds."""
+"""A whole comparison, killed anywhere and started again, finds what an undisturbed one finds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ COMMAND = (
     "model.fusion.width=16", "train.steps=8", "train.batch_size=16", "train.precision=fp32",
     "train.checkpoint_every_seconds=0.1", "train.augment=none", "tokenizer.units=word",
 )  # fmt: skip
-KILLS = 2
 
 
 def start(folder):
@@ -45,20 +44,15 @@ def timeless(value):
 
 
 @pytest.mark.slow
-def test_killed_twice_it_finds_the_same(tmp_path, monkeypatch):
+def test_killed_it_finds_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
     began = time.monotonic()
     undisturbed = finished(tmp_path / "undisturbed")
     whole_seconds = time.monotonic() - began
-    killed = 0
-    while killed < KILLS:
-        process = start(tmp_path / "killed")
-        time.sleep(random.uniform(0.05, 0.4) * whole_seconds)
-        if process.poll() is not None:  # a fast machine; what is done is done, so begin again
-            assert process.returncode == 0 and killed
-            break
-        # Of half of the kills its own trainings hear nothing, and end by themselves.
-        (os.killpg if random.random() < 0.5 else os.kill)(process.pid, signal.SIGKILL)
-        process.wait()
-        killed += 1
+    process = start(tmp_path / "killed")
+    time.sleep(random.uniform(0.1, 0.8) * whole_seconds)
+    assert process.poll() is None
+    # Half of the time its own trainings hear nothing, and end by themselves.
+    (os.killpg if random.random() < 0.5 else os.kill)(process.pid, signal.SIGKILL)
+    process.wait()
     assert finished(tmp_path / "killed") == undisturbed

@@ -150,3 +150,5 @@ def test_a_text_without_an_end_is_refused(pool):
 def test_a_text_beyond_the_encoder_s_context_is_refused():
     with pytest.raises(ValueError, match="10 tokens does not fit a context of 9"):
         make_encoder()(torch.tensor([[1, *[3] * 8, 2]]))
+    with pytest.raises(ValueError, match="10 tokens does not fit a context of 9"):  # beside such as would share rows
+        make_encoder()(rows([[1, *[3] * 8, 2], [1, 2], [1, 2], [1, 2]], 10))

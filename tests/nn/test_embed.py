@@ -34,6 +34,8 @@ def test_tokens_have_the_position_where_they_stand():
             for place in range(3):
                 wanted = embed.tokens.weight[ids[row, place]] + embed.positions[start + place]
                 assert torch.equal(got[row, place], wanted)
+    positions = torch.tensor([[0, 1, 0], [4, 2, 3]])
+    assert torch.equal(embed(ids, positions=positions), embed.tokens(ids) + embed.positions[positions])
 
 
 def test_tokens_beyond_the_position_table_are_refused():

@@ -51,6 +51,8 @@ from chiasm.predict.occlusion import answer_log_probability, caption_log_probabi
 from chiasm.text import Tokenizer
 from chiasm.types import Example
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["one red dog", "two blue cats", "one blue dog", "two red cats and one blue dog", "red cats", "a dog"]
 TOKENIZER = Tokenizer.train(TEXTS * 3, kind="word")
 RULES = TextRules(context=24, unk=TOKENIZER.unk)

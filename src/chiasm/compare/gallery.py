@@ -247,7 +247,7 @@ def _draw(folder: Path, name: str, example: Example, said: Mapping[str, _Said]) 
 def _enlarged(example: Example, rules: PreprocessConfig) -> Pixel:
     """A picture as a model sees it, larger: sharper where the file has more to show, and else pixel by pixel."""
     pixels, scale = read_picture(picture_of(example)), SIDE_PIXELS / max(rules.size)
-    if max(pixels.shape) >= SIDE_PIXELS:
+    if max(pixels.shape[:2]) >= SIDE_PIXELS:
         height, width = (max(1, round(side * scale)) for side in rules.size)
         return preprocess(pixels, replace(rules, size=(height, width)))
     times = max(1, round(scale))

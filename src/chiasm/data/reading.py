@@ -24,9 +24,9 @@ from chiasm.types import Example
 BLOCK = 64
 """Pictures read between two writes."""
 RUN = 8
-"""Pictures of a block that a thread reads in one go; small ones all, as threads would only wait for each other."""
+"""Pictures of a block that a thread reads in one go."""
 SMALL_SECONDS = 4e-4
-"""A picture that takes less of a processor's time than this is mostly Python's overhead."""
+"""A picture that takes less of a processor's time than this is mostly Python's overhead, which threads cannot share."""
 FORK_SECONDS = 0.5
 """Processes are not started for less work than this."""
 
@@ -39,28 +39,28 @@ _Begun = tuple[UInt8[np.ndarray, "b height width 3"], Iterator[list[str | None]]
 def blocks(examples: Sequence[Example], preprocess: PreprocessConfig) -> Iterator[Block]:
     """All pictures in order, BLOCK at a time; the last block may be smaller."""
     made = _Blocks(examples, preprocess)
-    starts = range(0, len(examples), BLOCK)
-    with ThreadPoolExecutor(available_cores()) as pool, counting("Reading pictures", len(examples)) as advance:
+    with counting("Reading pictures", len(examples)) as advance:
         began = time.process_time()
-        first = _done(made.begun(0, pool, run=BLOCK))
+        first = made[0]
         picture_seconds = (time.process_time() - began) / len(first[1])
-        run = BLOCK if picture_seconds < SMALL_SECONDS else RUN
-        if _processes_pay(picture_seconds, len(examples) - BLOCK):
-            # A generator of its own: the default one draws from the global state, which training wants to itself.
-            rest: Iterable[Block] = DataLoader(
-                made, batch_size=None, sampler=starts[1:], num_workers=available_cores(), collate_fn=_as_it_is,
-                generator=torch.Generator(),
-            )  # fmt: skip
-        else:
-            begun = chain((made.begun(start, pool, run) for start in starts[1:]), [None])
-            rest = (_done(block) for block, _ in pairwise(begun) if block)  # the next is read while one is written
-        for block in chain([first], rest):
+        for block in chain([first], _rest(made, range(BLOCK, len(examples), BLOCK), picture_seconds)):
             yield block
             advance(len(block[1]))
 
 
+def _rest(made: _Blocks, starts: range, picture_seconds: float) -> Iterable[Block]:
+    """The blocks that start there, read in the way that suits pictures of this cost."""
+    if _processes_pay(picture_seconds, len(starts) * BLOCK):
+        # A generator of its own: the default one draws from the global state, which training wants to itself.
+        return DataLoader(
+            made, batch_size=None, sampler=starts, num_workers=available_cores(), collate_fn=_as_it_is,
+            generator=torch.Generator(),
+        )  # fmt: skip
+    return made.by_threads(starts, 1 if picture_seconds < SMALL_SECONDS else available_cores())
+
+
 def _processes_pay(picture_seconds: float, pictures: int) -> bool:
-    """Whether to read so many pictures in processes: reading small ones is mostly Python, which threads cannot share.
+    """Whether to read so many pictures in processes: many small ones.
 
     Only where processes are forked: others would import everything first, which takes longer than they save.
     """
@@ -80,21 +80,24 @@ class _Blocks(Dataset[Block]):
         pixels, part = self._empty(start)
         return torch.from_numpy(pixels), _fill(pixels, part, self.preprocess)
 
-    def begun(self, start: int, pool: ThreadPoolExecutor, run: int) -> _Begun:
-        """The same, still being read by threads, so many pictures in one go; decoding and resizing free the GIL."""
+    def by_threads(self, starts: Iterable[int], threads: int) -> Iterator[Block]:
+        """The blocks that start there, each read while the one before is written."""
+        with ThreadPoolExecutor(threads) as pool:
+            begun = chain((self._begun(start, pool) for start in starts), [None])
+            for block, _ in pairwise(begun):
+                assert block is not None
+                pixels, reasons = block
+                yield torch.from_numpy(pixels), list(chain(*reasons))
+
+    def _begun(self, start: int, pool: ThreadPoolExecutor) -> _Begun:
         pixels, part = self._empty(start)
-        runs = [slice(first, first + run) for first in range(0, len(part), run)]
+        runs = [slice(first, first + RUN) for first in range(0, len(part), RUN)]
         return pixels, pool.map(lambda run: _fill(pixels[run], part[run], self.preprocess), runs)
 
     def _empty(self, start: int) -> tuple[UInt8[np.ndarray, "b height width 3"], list[Example]]:
         # Examples are made here, in one thread: a source need not be safe with several.
         part = [self.examples[row] for row in range(start, min(start + BLOCK, len(self.examples)))]
         return np.zeros((len(part), *self.preprocess.size, 3), dtype=np.uint8), part
-
-
-def _done(begun: _Begun) -> Block:
-    pixels, reasons = begun
-    return torch.from_numpy(pixels), list(chain(*reasons))
 
 
 def _as_it_is(block: Any) -> Any:

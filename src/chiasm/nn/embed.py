@@ -47,12 +47,11 @@ class TokenEmbed(nn.Module):
 
         ValueError beyond the position table.
         """
-        if positions is not None:
-            return self.tokens(ids) + F.embedding(positions, self.positions)
         end = start + ids.shape[1]
         if end > len(self.positions):
             raise ValueError(f"a text of {end} tokens does not fit a context of {len(self.positions)}")
-        return self.tokens(ids) + self.positions[start:end]
+        own = self.positions[start:end] if positions is None else F.embedding(positions, self.positions)
+        return self.tokens(ids) + own
 
 
 class GridPositions(nn.Module):
