@@ -62,7 +62,7 @@ def compare(encoder: TextEncoder, ids: Tensor, repeat: int) -> dict[str, float]:
     seconds = median_seconds(sides, repeat)
     return {
         "real": float(real.float().mean()),
-        "rows left": 1.0 if found is None else found.rows / len(ids),
+        "rows left": 1.0 if found is None else len(found.positions) / len(ids),
         **{f"{name}, ms": 1000 * value for name, value in seconds.items()},
         "times as fast": seconds["a row each"] / seconds["packed"],
     }

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.library import Library
 from torch.utils._pytree import tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -88,7 +89,7 @@ def stand_in(monkeypatch: Any) -> None:
 def device() -> torch.device:
     """The device; once it has been asked for, it is there in the whole process."""
     _setup_privateuseone_for_python_backend(NAME)
-    library = torch.library.Library("_", "IMPL", "PrivateUse1")
-    library.fallback(_run)
-    device.library = library  # it works as long as it lives
+    kernels = Library("_", "IMPL", "PrivateUse1")
+    kernels.fallback(_run)
+    device.kernels = kernels  # they work as long as they live
     return torch.device(NAME)

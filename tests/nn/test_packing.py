@@ -21,7 +21,7 @@ def test_every_token_lies_once_and_a_text_in_one_piece(lengths):
     if found is None:
         return
     b, l = len(lengths), max(lengths)
-    assert found.rows <= WORTH * b and found.rows * l >= sum(lengths)
+    assert len(found.positions) <= WORTH * b and len(found.positions) * l >= sum(lengths)
     ids = torch.arange(b * l).view(b, l) + 1
     packed = found.pack(ids, real(lengths), pad=0)
     assert packed[packed > 0].tolist() and sorted(packed[packed > 0].tolist()) == sorted(ids[real(lengths)].tolist())
@@ -47,7 +47,7 @@ def test_texts_that_fill_rows_in_pairs_are_paired(long, seed):
 def test_where_little_is_padded_or_nothing_fits_nothing_is_packed():
     assert packing(real([5, 5, 4, 5])) is None
     assert packing(real([6, 4, 4, 4, 4])) is None  # much is padded, and yet no two fit
-    assert packing(real([6, 2, 2, 2, 2, 2, 2])).rows == 3
+    assert len(packing(real([6, 2, 2, 2, 2, 2, 2])).positions) == 3
     assert packing(torch.zeros(0, 5, dtype=torch.bool)) is None
 
 
@@ -56,6 +56,6 @@ def test_places_without_a_text_hold_the_pad_and_read_no_text(pad):
     found = packing(real([5, 2, 2, 1, 1]))
     packed = found.pack(torch.full((5, 5), 3), real([5, 2, 2, 1, 1]), pad)
     empty = packed == pad
-    assert int(empty.sum()) == found.rows * 5 - 11
+    assert int(empty.sum()) == len(found.positions) * 5 - 11
     for row, place in empty.nonzero().tolist():
         assert torch.equal(found.keep[row, place], empty[row])

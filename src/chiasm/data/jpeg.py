@@ -12,6 +12,7 @@ ORIENTATION = 0x0112
 
 _START, _EXIF, _XMP = b"\xff\xd8\xff", b"Exif\0\0", b"Orientation"
 _SEGMENT_BYTES = 2**16
+"""The most that a segment of a JPEG's header holds, such as its EXIF."""
 _SPACES = ("YCbCr", "Gray", "RGB")
 """What becomes RGB by itself; CMYK needs Pillow's conversion."""
 
@@ -35,7 +36,7 @@ def decode_jpeg(
         return simplejpeg.decode_jpeg(
             content, min_height=-(-height // part), min_width=-(-width // part), min_factor=part
         )
-    except Exception:  # damaged, if only a little
+    except Exception:  # damaged, if only a little, or its EXIF is: Pillow says whether it can be read
         return None
 
 

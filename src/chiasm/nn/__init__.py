@@ -15,7 +15,7 @@ from chiasm.nn.init import init_weights, weight_decay_groups
 from chiasm.nn.int8 import LEAST_WEIGHTS, Int8Linear, quantize_int8
 from chiasm.nn.latent import CrossRead, LatentReader
 from chiasm.nn.optimizer import OptimizerName, build_optimizer, matrices_of, measure_update_seconds
-from chiasm.nn.packing import Packed, packing
+from chiasm.nn.packing import packing
 from chiasm.nn.step import BlockStep
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "KeyValues",
     "LatentReader",
     "OptimizerName",
-    "Packed",
     "PatchEmbed",
     "QuickGelu",
     "Resampler",

@@ -20,7 +20,6 @@ WORTH = 0.75
 class Packed:
     """Where each token of some texts lies among fewer rows; no text reads another (2107.02027)."""
 
-    rows: int
     positions: Int[Tensor, "r l"]
     """Which token of its text lies here, counted from 0; 0 where none does."""
     keep: Bool[Tensor, "r l l"]
@@ -30,9 +29,9 @@ class Packed:
 
     def pack(self, ids: Int[Tensor, "b l"], real: Bool[Tensor, "b l"], pad: int) -> Int[Tensor, "r l"]:
         """The ids as they lie there."""
-        packed = ids.new_full((self.rows * ids.shape[1],), pad)
+        packed = ids.new_full((self.positions.numel(),), pad)
         packed[self.places[real]] = ids[real]
-        return packed.view(self.rows, -1)
+        return packed.view_as(self.positions)
 
     def unpack(self, x: Float[Tensor, "r l d"], real: Bool[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
         """A row per text again, zeros at its pads."""
@@ -60,7 +59,7 @@ def packing(real: Bool[Tensor, "b l"]) -> Packed | None:
     positions[places[real]] = within.expand(b, l)[real]
     texts = texts.view(used, l)
     same = texts[:, :, None] == texts[:, None, :]
-    return Packed(rows=used, positions=positions.view(used, l), keep=same, places=places)
+    return Packed(positions=positions.view(used, l), keep=same, places=places)
 
 
 def _fitted(lengths: Int[np.ndarray, " b"], room: int) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
