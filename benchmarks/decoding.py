@@ -3,13 +3,16 @@
 Tokens per second of greedy writing, beam search and sampling, the picture's encoding counted. EOT is made hopeless on
 both sides, so that both write as many tokens as they may; chiasm takes one step more, in which a text could still end.
 Greedy and beam tokens must be equal; samples draw from the same 50 likeliest tokens. transformers runs as its
-documentation has it, and under `inference_mode` with its plain attention, which is as fast as it gets here.
+documentation has it, and under `inference_mode` with its plain attention, which is as fast as it gets here. With
+--compile there is a further side, whose step torch.compile has made kernels of; "first s" is what its first texts took.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,8 +20,9 @@ from _side_by_side import arguments, median_seconds, report
 from torch import Tensor
 
 from chiasm.generate import GenerateConfig, generate
-from chiasm.models import Captioner, CaptionerConfig, build_model
+from chiasm.models import Captioner, CaptionerConfig, Writer, build_model
 from chiasm.models.decoder import DecoderConfig
+from chiasm.models.graphed import Graphed
 from chiasm.models.language import TextRules
 from chiasm.models.vision import VitConfig
 from chiasm.pretrained import filled
@@ -38,10 +42,12 @@ EOT = 0
 
 def main() -> None:
     parser = arguments(__doc__, repeat=5, repeated="measurements of each side")
+    parser.add_argument("--compile", action="store_true", help="chiasm's step compiled, too: some minutes more")
     args = parser.parse_args()
     width, depth, vocabulary, pixels = (32, 2, 128, 16) if args.toy else (256, 4, 8192, 64)
     peers = {kind: vision_encoder_decoder(width, depth, vocabulary, pixels, kind) for kind in ("sdpa", "eager")}
     ours = as_chiasm(peers["sdpa"], width, depth, vocabulary, pixels)
+    writers = {"chiasm": ours} | ({"chiasm compiled": Graphed(ours, compile=True)} if args.compile else {})
     images = torch.randn(max(batch for batch, _ in SIZES), 3, pixels, pixels)
     peak = matmul_flops()
     sizes = ((1, 4), (4, 6)) if args.toy else SIZES
@@ -49,17 +55,21 @@ def main() -> None:
     rows = []
     for mode, batch, tokens in track(jobs, "writing", total=len(jobs)):
         repeat = args.repeat * (1 if args.toy or batch > 1 else 7)
-        rows.append(compare(ours, peers, images[:batch], mode, tokens, repeat, peak))
+        rows.append(compare(writers, peers, images[:batch], mode, tokens, repeat, peak))
     report("Tokens per second, transformers and chiasm, fp32", rows, args.out)
 
 
 def compare(
-    ours: Captioner, peers: dict, images: Tensor, mode: str, tokens: int, repeat: int, peak: float
+    writers: dict[str, Writer], peers: dict, images: Tensor, mode: str, tokens: int, repeat: int, peak: float
 ) -> dict[str, object]:
-    """Check that both write the same tokens, then time both."""
-    sides = writing(ours, peers, images, mode, tokens)
-    with torch.random.fork_rng():
-        written = {name: side() for name, side in sides.items()}
+    """Check that all write the same tokens, then time them."""
+    sides = writing(writers, peers, images, mode, tokens)
+    written, first = {}, {}
+    for name, side in sides.items():
+        began = time.perf_counter()
+        with torch.random.fork_rng():
+            written[name] = side()
+        first[name] = time.perf_counter() - began
     for name, ids in written.items():
         if ids.shape != (len(images), tokens) or (ids == EOT).any():
             raise SystemExit(f"{name} stopped early ({mode}, batch {len(images)})")
@@ -69,21 +79,25 @@ def compare(
     seconds = median_seconds(sides, repeat)
     best = min(seconds["transformers"], seconds["transformers best"])
     beams = MODES[mode][0].beams if mode.startswith("beam") else 1
-    weights = sum(p.numel() for name, p in ours.decoder.named_parameters() if "embed.positions" not in name)
+    decoder = writers["chiasm"].decoder
+    weights = sum(p.numel() for name, p in decoder.named_parameters() if "embed.positions" not in name)
     flops = 2 * weights * len(images) * beams * (tokens + 1)
     speeds = {f"{name}/s": len(images) * tokens / spent for name, spent in seconds.items()}
     return {"mode": mode, "batch": len(images), "tokens": tokens, **speeds,
             "ratio": seconds["transformers"] / seconds["chiasm"], "ratio to best": best / seconds["chiasm"],
-            "MFU": flops / seconds["chiasm"] / peak}  # fmt: skip
+            "MFU": flops / seconds["chiasm"] / peak,
+            **({"first s": first["chiasm compiled"]} if "chiasm compiled" in first else {})}  # fmt: skip
 
 
-def writing(ours: Captioner, peers: dict, images: Tensor, mode: str, tokens: int) -> dict[str, Callable[[], Tensor]]:
+def writing(
+    writers: dict[str, Writer], peers: dict, images: Tensor, mode: str, tokens: int
+) -> dict[str, Callable[[], Tensor]]:
     """Each side as a function that returns the tokens it wrote."""
     config, settings = MODES[mode]
     settings = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": EOT, **settings}
 
-    def chiasm() -> Tensor:
-        written = generate(ours, images, GenerateConfig(**{**vars(config), "max_tokens": tokens}))
+    def chiasm(writer: Writer) -> Tensor:
+        written = generate(writer, images, GenerateConfig(**{**vars(config), "max_tokens": tokens}))
         return torch.tensor([several[0].ids for several in written])
 
     def best() -> Tensor:
@@ -93,7 +107,7 @@ def writing(ours: Captioner, peers: dict, images: Tensor, mode: str, tokens: int
     return {
         "transformers": lambda: peers["sdpa"].generate(pixel_values=images, **settings)[:, 1:],
         "transformers best": best,
-        "chiasm": chiasm,
+        **{name: partial(chiasm, writer) for name, writer in writers.items()},
     }
 
 

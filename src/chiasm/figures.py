@@ -14,6 +14,10 @@ from PIL import Image
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 RIGHT = "tab:green"
+FINE = 200
+"""So many pixels show light without steps."""
+LINE_INCHES = 0.12
+"""A line of small text."""
 
 
 def curves_figure(rows: Sequence[dict[str, Any]], path: Path, unit: str = "loss, nats") -> None:
@@ -51,23 +55,27 @@ def attention_figure(
     picture: Pixels, words: Sequence[str], maps: Float[np.ndarray, "l rows columns"], path: Path
 ) -> None:
     """The picture once per word, lit where the decoder looked when it wrote that word."""
-    columns = min(len(words) + 1, 6)
+    columns, side = min(len(words) + 1, 6), 1.7
     lines = -(-(len(words) + 1) // columns)
-    figure, axes = _subplots(lines, columns, (1.9 * columns, 2.15 * lines))
-    flat = axes.ravel()
-    for axis in flat:
-        axis.axis("off")
-    flat[0].imshow(picture)
-    flat[0].set_title("picture", fontsize=10)
-    height, width = picture.shape[:2]
-    gray = picture.mean(-1)
-    for axis, word, seen in zip(flat[1:], words, maps, strict=False):
-        axis.imshow(gray, cmap="gray", vmin=-80, vmax=255)
-        axis.imshow(
-            seen, cmap="inferno", alpha=0.65, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bicubic"
-        )
-        axis.set_title(word, fontsize=10, parse_math=False)
+    figure, axis = _sheet((side + 0.2) * columns, (side + 0.4) * lines)
+    shown = [picture, *(_lit(picture, seen) for seen in maps)]
+    for place, (seen, word) in enumerate(zip(shown, ("picture", *words), strict=False)):
+        left, top = (side + 0.2) * (place % columns) + 0.1, (side + 0.4) * (place // columns) + 0.3
+        _put(axis, seen, left, top, side)
+        axis.text(left + side / 2, top - 0.05, word, fontsize=10, ha="center", va="bottom", parse_math=False)
     _save(figure, path)
+
+
+def _lit(picture: Pixels, seen: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "h w 3"]:
+    """The picture in gray, under the light of what was seen: at least `FINE` pixels wide or high."""
+    from matplotlib import colormaps
+
+    times = -(-FINE // max(picture.shape[:2]))
+    gray = ((picture.mean(-1, keepdims=True) + 80) / 335).repeat(times, 0).repeat(times, 1)
+    share = Image.fromarray(((seen - seen.min()) / max(float(np.ptp(seen)), 1e-12)).astype(np.float32))
+    soft = share.resize((2 * share.width, 2 * share.height), Image.Resampling.BILINEAR)  # or bicubic would overshoot
+    strength = np.clip(np.asarray(soft.resize((gray.shape[1], gray.shape[0]), Image.Resampling.BICUBIC)), 0, 1)
+    return 0.35 * gray + 0.65 * colormaps["inferno"](strength)[..., :3]
 
 
 def occlusion_figure(picture: Pixels, fall: Float[np.ndarray, "rows columns"], path: Path, *, strongest: float) -> None:
@@ -97,17 +105,19 @@ def gallery_figure(
     title: str = "",
 ) -> None:
     """Pictures in a grid with their captions below; `colours` of the captions, black where none are given."""
-    lines = max(1, -(-len(pictures) // columns))
-    figure, axes = _subplots(lines, columns, (1.6 * columns, 2.1 * lines))
-    if title:
-        figure.suptitle("\n".join(textwrap.wrap(title, 20 * columns)), fontsize=10, parse_math=False)
-    for axis in axes.ravel():
-        axis.axis("off")
-    for place, (axis, picture, caption) in enumerate(zip(axes.ravel(), pictures, captions, strict=False)):
-        axis.imshow(picture)
-        text = "\n".join("\n".join(textwrap.wrap(line, 22)) for line in caption.split("\n"))
-        below = {"transform": axis.transAxes, "ha": "center", "va": "top", "parse_math": False}
-        axis.text(0.5, -0.04, text, fontsize=7, color=colours[place] if colours else "black", **below)
+    texts = ["\n".join("\n".join(textwrap.wrap(line, 22)) for line in caption.split("\n")) for caption in captions]
+    side, above = 1.5, "\n".join(textwrap.wrap(title, 20 * columns))
+    starts = range(0, len(pictures), columns)
+    heights = [max(text.count("\n") + 1 for text in texts[start : start + columns]) for start in starts]
+    tops = np.cumsum([0.17 * len(above.split("\n")), *(side + 0.18 + LINE_INCHES * lines for lines in heights)])
+    figure, axis = _sheet((side + 0.1) * columns, max(side, float(tops[-1])))
+    axis.text((side + 0.1) * columns / 2, 0, above, fontsize=10, ha="center", va="top", parse_math=False)
+    for place, (picture, text) in enumerate(zip(pictures, texts, strict=False)):
+        left, top = (side + 0.1) * (place % columns) + 0.05, float(tops[place // columns]) + 0.05
+        bottom = _put(axis, picture, left, top, side)
+        colour = colours[place] if colours else "black"
+        below = {"ha": "center", "va": "top", "fontsize": 7, "color": colour, "parse_math": False}
+        axis.text(left + side / 2, bottom + 0.05, text, **below)
     _save(figure, path)
 
 
@@ -129,17 +139,14 @@ def retrieval_figure(
     queries: Sequence[str], hits: Sequence[Sequence[Pixels]], right: Sequence[Sequence[bool]], path: Path
 ) -> None:
     """Each query beside its hits, the best first; right ones are framed in green, wrong ones in gray."""
-    columns = 1 + max((len(row) for row in hits), default=0)
-    figure, axes = _subplots(max(1, len(queries)), columns, (1.5 * columns, 1.5 * max(1, len(queries))))
-    for axis in axes.ravel():
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    for line, query, row, flags in zip(axes, queries, hits, right, strict=False):
+    cell, columns = 1.5, 1 + max((len(row) for row in hits), default=0)
+    figure, axis = _sheet(cell * columns, cell * max(1, len(queries)))
+    for line, (query, row, flags) in enumerate(zip(queries, hits, right, strict=False)):
         text = "\n".join(textwrap.wrap(query, 20, max_lines=7, placeholder=" …"))
-        line[0].text(1, 0.5, text, fontsize=9, ha="right", va="center", transform=line[0].transAxes, parse_math=False)
-        for axis, picture, is_right in zip(line[1:], row, flags, strict=False):
-            axis.imshow(picture)
-            axis.spines[:].set(visible=True, color=RIGHT if is_right else "lightgray", linewidth=4 if is_right else 1)
+        axis.text(cell - 0.1, cell * (line + 0.5), text, fontsize=9, ha="right", va="center", parse_math=False)
+        for place, (picture, is_right) in enumerate(zip(row, flags, strict=False), 1):
+            frame = {"color": RIGHT, "linewidth": 4} if is_right else {"color": "lightgray", "linewidth": 1}
+            _put(axis, picture, cell * place + 0.05, cell * line + 0.05, cell - 0.1, frame)
     _save(figure, path)
 
 
@@ -259,6 +266,33 @@ def _subplots(
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(lines, columns, squeeze=False, height_ratios=height_ratios)
+
+
+def _sheet(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of one axis without scales, in inches from its upper left corner.
+
+    Pictures are put on it side by side: with an axis for each of them a figure takes ten times as long.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axis.axis("off")
+    return figure, axis
+
+
+def _put(
+    axis: Any, picture: np.ndarray, left: float, top: float, side: float, frame: dict[str, Any] | None = None
+) -> float:
+    """A picture in the middle of a square, as large as it fits; returns where it ends below."""
+    from matplotlib.patches import Rectangle
+
+    height, width = (side * length / max(picture.shape[:2]) for length in picture.shape[:2])
+    left, top = left + (side - width) / 2, top + (side - height) / 2
+    axis.imshow(picture, extent=(left, left + width, top + height, top), aspect="auto")
+    if frame is not None:
+        axis.add_patch(Rectangle((left, top), width, height, fill=False, **frame))
+    return top + height
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -80,10 +81,19 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def has_compiler() -> bool:
+    """Whether torch.compile can make kernels: on a CPU they are C++."""
+    import torch
+
+    names = [os.environ.get("CXX") or "g++", "clang++"]
+    return torch.cuda.is_available() or any(map(shutil.which, names))
+
+
 __all__ = [
     "available_cores",
     "best_device",
     "give_back_memory",
+    "has_compiler",
     "let_threads_sleep",
     "processor",
     "trained_on",

@@ -129,6 +129,12 @@ def test_what_cannot_be_done_is_told(words, told, run, shelf, ask, tmp_path, mon
     assert told in err
 
 
+def test_compiling_needs_a_compiler(run, shelf, ask, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, out, err = ask("caption", run, shelf / "0.png", "--compile")
+    assert (code, out) == (2, "") and "Compiling needs a C++ compiler" in err
+
+
 def test_a_folder_without_a_model(shelf, ask, tmp_path):
     code, _, err = ask("caption", tmp_path / "nowhere", shelf)
     assert (code, "There is no" in err) == (2, True)

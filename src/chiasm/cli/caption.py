@@ -34,6 +34,7 @@ def caption(
     shots: Path | None = None,
     question: str = "",
     int8: bool = False,
+    compile: bool = False,
 ) -> int:
     """Write captions for pictures.
 
@@ -58,6 +59,7 @@ def caption(
         shots: examples for a flamingo to go by: JSON Lines of {"image", "text"}, or {"image", "question", "answer"}
         question: what a flamingo is to answer about each picture
         int8: write with weights of eight bits: faster for large decoders (`chiasm evaluate --int8` tells what it costs)
+        compile: let torch.compile make kernels of a step of writing, which takes some ten seconds: for GPUs
     """
     config = configs.from_dict(
         GenerateConfig,
@@ -68,11 +70,14 @@ def caption(
         },
     )  # fmt: skip
     paths = find_pictures(pictures)
-    if shots is not None or question:
-        return _after_shots(run, paths, config, [] if shots is None else read_shots(shots), question, json, int8)
-    predictor = CaptionPredictor.load(run)
+    after_shots = shots is not None or bool(question)
+    predictor = (FlamingoPredictor if after_shots else CaptionPredictor).load(run)
     if int8:
         predictor.write_in_int8()
+    if compile:
+        predictor.compile_writing()
+    if isinstance(predictor, FlamingoPredictor):
+        return _after_shots(predictor, paths, config, [] if shots is None else read_shots(shots), question, json)
     if attention is not None and not predictor.looks:
         raise UserError(
             f"{run} reads a vector of a picture (fusion late) or latents (a flamingo), and looks at no places",
@@ -89,12 +94,14 @@ def caption(
 
 
 def _after_shots(
-    run: Path, paths: list[Path], config: GenerateConfig, shots: list[Shot], question: str, json: bool, int8: bool
+    predictor: FlamingoPredictor,
+    paths: list[Path],
+    config: GenerateConfig,
+    shots: list[Shot],
+    question: str,
+    json: bool,
 ) -> int:
     """What a Flamingo says of each picture after the same examples."""
-    predictor = FlamingoPredictor.load(run)
-    if int8:
-        predictor.write_in_int8()
     shown = predictor.show(predictor.read([shot.image for shot in shots]), [shot.text for shot in shots])
     for good, pixels in in_batches(predictor, paths, "captioning"):
         for path, text in zip(good, predictor.caption_pixels(pixels, config, shown, question=question), strict=True):

@@ -1,6 +1,6 @@
 """The bricks: attention, blocks, latents, embeddings, initialisation and the rule of weight decay."""
 
-from chiasm.nn.attention import Attention, KeyValueCache, KeyValues, causal_keep, prefix_causal_keep
+from chiasm.nn.attention import Attention, KeyValueCache, KeyValues, StaticCache, causal_keep, prefix_causal_keep
 from chiasm.nn.block import Activation, Block, FeedForward, QuickGelu, checkpoint_blocks, compile_blocks
 from chiasm.nn.embed import (
     GridPositions,
@@ -36,6 +36,7 @@ __all__ = [
     "PatchEmbed",
     "QuickGelu",
     "Resampler",
+    "StaticCache",
     "TokenEmbed",
     "build_optimizer",
     "causal_keep",

@@ -52,6 +52,12 @@ class KeyValueCache:
         buffer.narrow(3, start, tokens).copy_(new.permute(2, 0, 3, 1, 4))
         return KeyValues._make(buffer.narrow(3, 0, self.length).unbind())
 
+    @property
+    def seen(self) -> Float[Tensor, "2 b h n k"]:
+        """Keys and values of all tokens so far; there must be some."""
+        assert self._buffer is not None
+        return self._buffer.narrow(3, 0, self.length)
+
     def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep the given rows of the batch, in the given order: beams that live on, captions that go on."""
         assert self._buffer is not None
@@ -62,9 +68,7 @@ class KeyValueCache:
 
         From then on a token is appended for each of them, in this order.
         """
-        assert self._buffer is not None
-        seen = self._buffer.narrow(3, 0, self.length).unflatten(1, (-1, rows))
-        self._buffer = seen.transpose(2, 3).flatten(3, 4)
+        self._buffer = self.seen.unflatten(1, (-1, rows)).transpose(2, 3).flatten(3, 4)
         self.length *= rows
 
     def _grown(self, new: Float[Tensor, "b n 2 h k"]) -> Float[Tensor, "2 b h capacity k"]:
@@ -73,6 +77,21 @@ class KeyValueCache:
         if self._buffer is not None:
             grown[:, :, :, : self._buffer.shape[3]] = self._buffer
         return grown
+
+
+class StaticCache:
+    """A cache whose buffer never moves, and to which a tensor says in which slot the next token's go.
+
+    All slots are handed out, so whoever reads them masks those that hold nothing yet.
+    """
+
+    def __init__(self, buffer: Float[Tensor, "2 b h s k"], slot: Int[Tensor, " 1"]):
+        self.buffer, self.slot = buffer, slot
+
+    def append_stacked(self, new: Float[Tensor, "b 1 2 h k"]) -> KeyValues:
+        """Remember the keys and values of one more token; returns those of all slots."""
+        self.buffer.index_copy_(3, self.slot, new.permute(2, 0, 3, 1, 4))
+        return KeyValues._make(self.buffer.unbind())
 
 
 def causal_keep(queries: int, keys: int, device: torch.device | str = "cpu") -> Bool[Tensor, "l n"]:

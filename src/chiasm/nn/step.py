@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chiasm.nn.attention import Attention, KeyValueCache, KeyValues
+from chiasm.nn.attention import Attention, KeyValueCache, KeyValues, StaticCache
 from chiasm.nn.block import Block
 
 
@@ -36,7 +36,7 @@ class BlockStep:
     def __call__(
         self,
         x: Float[Tensor, "r d"],
-        cache: KeyValueCache,
+        cache: KeyValueCache | StaticCache,
         context: KeyValues | None = None,
         mask: Float[Tensor, "s 1 k n"] | None = None,
     ) -> Float[Tensor, "r d"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from chiasm.bundle import Bundle
 from chiasm.data.picture import BrokenPicture
 from chiasm.data.transforms import NO_PICTURES, PreprocessConfig, normalize, read_pixels
 from chiasm.errors import UserError
-from chiasm.machine import best_device
+from chiasm.machine import best_device, has_compiler
 from chiasm.models.decoder import CausalDecoder
+from chiasm.models.graphed import GRAPHED, Graphed
 from chiasm.nn import LEAST_WEIGHTS, quantize_int8
 from chiasm.predict.cores import on_cores
 from chiasm.text import Tokenizer
@@ -46,6 +47,9 @@ class Predictor:
         self.bundle = bundle
         self.device = best_device()
         self.model = bundle.model.to(self.device).eval()
+        self._writer: Any = self.model
+        if isinstance(self.model, GRAPHED) and self.device.type != "cpu":  # there calls outlast what they compute
+            self._writer = Graphed(self.model)
 
     @classmethod
     def load(cls: type[P], folder: str | Path) -> P:
@@ -74,6 +78,22 @@ class Predictor:
                 f"No layer of the decoder has {LEAST_WEIGHTS:,} weights, so none would be faster in int8",
                 "Leave the option away.",
             )
+
+    def compile_writing(self) -> None:
+        """Let torch.compile make kernels of a step of writing, at the first one of each number of texts at a time.
+
+        UserError for a model that cannot, or where there is no compiler.
+        """
+        if not isinstance(self.model, GRAPHED):
+            raise UserError(
+                f"How a {type(self.model).__name__} writes is not compiled",
+                "Leave the option away; captioners, CoCas and language models have it.",
+            )
+        if not has_compiler():
+            raise UserError(
+                "Compiling needs a C++ compiler, and there is none", "Install g++, or leave the option away."
+            )
+        self._writer = Graphed(self.model, compile=True)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -58,7 +58,7 @@ class CaptionPredictor(Predictor):
     @torch.no_grad()
     def caption_pixels(self, pixels: Pixels, config: GenerateConfig) -> list[Caption]:
         """Captions of pictures that `read` (or the cache) prepared."""
-        written = generate(self.model, self.images(pixels), config)
+        written = generate(self._writer, self.images(pixels), config)
         return [self._caption(first, list(map(self._caption, rest))) for first, *rest in written]
 
     def stream(self, picture: Picture | str, **settings: Any) -> Iterator[str]:
@@ -69,7 +69,7 @@ class CaptionPredictor(Predictor):
         images = self.images(self.read([picture]))
         ids: list[int] = []
         text = told = ""
-        for token in stream(self.model, images, config):
+        for token in stream(self._writer, images, config):
             ids.append(token.id)
             text = self.tokenizer.decode(ids)
             if not text.endswith(UNFINISHED):

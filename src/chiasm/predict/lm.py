@@ -35,7 +35,7 @@ class LanguagePredictor(Predictor):
             raise UserError(
                 f"The prompt has {len(ids)} tokens, and the model's texts at most {rules.context - 2}", "Shorten it."
             )
-        first, *others = generate(Prompted(self.model, ids), torch.empty(1, 3, 0, 0, device=self.device), config)[0]
+        first, *others = generate(Prompted(self._writer, ids), torch.empty(1, 3, 0, 0, device=self.device), config)[0]
         return self._text(prompt, ids, first, [self._text(prompt, ids, other) for other in others])
 
     @torch.no_grad()

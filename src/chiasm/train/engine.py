@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from torch import nn
 from chiasm.data.interleaved import InterleavedLoader
 from chiasm.data.loader import Loader
 from chiasm.errors import UserError
+from chiasm.machine import has_compiler
 from chiasm.models import Model
 from chiasm.nn import build_optimizer, checkpoint_blocks, compile_blocks
 from chiasm.objectives import Objective
@@ -40,7 +39,10 @@ class Engine(pl.LightningModule):
         if config.checkpointing:
             checkpoint_blocks(model)
         if config.compile:
-            _check_compiler()
+            if not has_compiler():
+                raise UserError(
+                    "train.compile needs a C++ compiler, and there is none", "Install g++, or leave it out."
+                )
             compile_blocks(model)
         self.objective = objective
         self.config = config
@@ -115,12 +117,6 @@ class Engine(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The averaged weights."""
         self.average = checkpoint["average"]
-
-
-def _check_compiler() -> None:
-    names = [os.environ.get("CXX") or "g++", "clang++"]
-    if not torch.cuda.is_available() and not any(map(shutil.which, names)):
-        raise UserError("train.compile needs a C++ compiler, and there is none", "Install g++, or leave it out.")
 
 
 class Steps:
