@@ -1,4 +1,7 @@
-"""A step of fixed tensors writes what the model writes, whatever rows leave or change places, and is used again."""
+"""A step of fixed tensors writes what the model writes, whatever rows leave or change places, and is used again.
+
+Where there is a GPU it is a recording there.
+"""
 
 import gc
 from dataclasses import replace
@@ -8,6 +11,7 @@ import pytest
 import torch
 
 from chiasm.generate import GenerateConfig, Prompted, generate
+from chiasm.machine import best_device
 from chiasm.models import CaptionerConfig, CocaConfig, LanguageConfig, build_model
 from chiasm.models.captioner import with_fusion
 from chiasm.models.decoder import DecoderConfig
@@ -15,6 +19,7 @@ from chiasm.models.graphed import KEPT, Graphed
 from chiasm.models.language import TextRules
 from chiasm.models.vision import VitConfig
 
+DEVICE = best_device()
 SIZES = {"width": 16, "depth": 2, "heads": 2}
 VISION = VitConfig(size=(16, 16), patch_pixels=8, **SIZES)
 DECODER = DecoderConfig(**SIZES, vocabulary=12, rules=TextRules(context=13))
@@ -38,11 +43,15 @@ def make(name):
     for key, parameter in model.named_parameters():
         if parameter.ndim >= 2 and "vision.embed" not in key:
             parameter.data.mul_(6.0)
-    return model
+    return model.to(DEVICE)
 
 
 def pictures(count=7, seed=0):
-    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def tokens(*ids):
+    return torch.tensor(ids, device=DEVICE)
 
 
 def same(found, wanted):
@@ -64,7 +73,7 @@ def test_it_writes_what_the_model_writes(name, mode):
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_after_a_prompt(mode):
     model, config = make("lm"), GenerateConfig(**mode)
-    nothing = torch.empty(2, 3, 0, 0)
+    nothing = torch.empty(2, 3, 0, 0, device=DEVICE)
     wanted = generate(Prompted(model, [5, 9, 7]), nothing, config)
     same(generate(Prompted(Graphed(model), [5, 9, 7]), nothing, config), wanted)
 
@@ -89,7 +98,7 @@ def test_two_that_write_at_once_have_a_step_each():
     with torch.inference_mode():
         drafts = [(graphed.start(pictures(seed=s)), model.start(pictures(seed=s))) for s in range(2)]
         for token in range(4, 8):
-            ids = torch.full((7,), token)
+            ids = tokens(*[token] * 7)
             found = [graphed.step(ids, mine).clone() for mine, _ in drafts]
             wanted = [model.step(ids, its) for _, its in drafts]
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
@@ -106,13 +115,13 @@ def test_no_more_than_a_few_steps_are_kept():
 def test_pictures_may_change_places():
     model = make("cross")
     graphed = Graphed(model)
-    order = torch.tensor([4, 5, 0, 1])  # of three pictures with two rows each the last, then the first
+    order = tokens(4, 5, 0, 1)  # of three pictures with two rows each the last, then the first
     with torch.inference_mode():
         mine, its = graphed.start(pictures(3), 2), model.start(pictures(3), 2)
-        for ids in (torch.arange(6) + 4, torch.arange(6) + 6):
+        for ids in (tokens(4, 5, 6, 7, 8, 9), tokens(6, 7, 8, 9, 10, 11)):
             graphed.step(ids, mine), model.step(ids, its)
         graphed.reorder(mine, order), model.reorder(its, order)
-        for ids in (torch.arange(4) + 4, torch.arange(4) + 8):
+        for ids in (tokens(4, 5, 6, 7), tokens(8, 9, 10, 11)):
             torch.testing.assert_close(graphed.step(ids, mine), model.step(ids, its), rtol=1e-4, atol=1e-4)
 
 
@@ -121,6 +130,6 @@ def test_a_text_beyond_the_context_is_refused():
     with torch.inference_mode():
         draft = graphed.start(pictures(2))
         for _ in range(13):
-            graphed.step(torch.tensor([4, 5]), draft)
+            graphed.step(tokens(4, 5), draft)
         with pytest.raises(ValueError, match="14 tokens does not fit a context of 13"):
-            graphed.step(torch.tensor([4, 5]), draft)
+            graphed.step(tokens(4, 5), draft)

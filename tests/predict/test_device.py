@@ -1,4 +1,7 @@
-"""On another device every model says what it says on the CPU; nothing stays behind that would be an error on a GPU."""
+"""On another device every model says what it says on the CPU; nothing stays behind that would be an error on a GPU.
+
+The other device is a GPU where there is one, or made in Python.
+"""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -17,6 +20,7 @@ from chiasm.evaluate import evaluate_captioner, evaluate_clip, evaluate_flamingo
 from chiasm.evaluate.classifier import evaluate_classifier
 from chiasm.evaluate.perceiver import evaluate_masked, evaluate_reconstruction
 from chiasm.generate import GenerateConfig
+from chiasm.machine import best_device
 from chiasm.models import (
     CaptionerConfig,
     ClipConfig,
@@ -99,12 +103,15 @@ def both(monkeypatch):
             preprocess=PreprocessConfig(size=size),
             task=TaskConfig(name=task),
         )
+        monkeypatch.setattr(base, "best_device", lambda: torch.device("cpu"))
         here = kind(deepcopy(bundle))
-        monkeypatch.setattr(base, "best_device", pretended.device)
-        pretended.stand_in(monkeypatch)
+        device = best_device() if torch.cuda.is_available() else pretended.device()
+        monkeypatch.setattr(base, "best_device", lambda: device)
+        if device.type == pretended.NAME:
+            pretended.stand_in(monkeypatch)
         there = kind(bundle)
         assert next(here.model.parameters()).device.type == "cpu"
-        assert {parameter.device.type for parameter in there.model.parameters()} == {pretended.NAME}
+        assert {parameter.device.type for parameter in there.model.parameters()} == {device.type}
         return here, there
 
     return make

@@ -36,7 +36,7 @@ class Graphed(Writer["GraphedDraft"]):
     """A model that writes as it would alone, each step one recording: a GPU is told all of a step at once.
 
     Steps are recorded when texts of a new shape (pictures, beams, tokens of a picture) are begun, and used again.
-    Rows that leave are computed on unseen, since a GPU takes as long for fewer. With `compile` kernels are made by
+    Rows that leave are computed on unseen, since a GPU takes about as long for fewer. With `compile` kernels are made by
     torch.compile, at the first step. On a CPU nothing is recorded. The model's weights must not change any more.
     """
 
@@ -64,9 +64,12 @@ class Graphed(Writer["GraphedDraft"]):
 
     def _step(self, draft: Draft, rows: int) -> Step:
         """One that nobody writes with, or a new one, with what the draft has read."""
-        for place, step in enumerate(self._idle):
+        for step in list(self._idle):
             if step.fits(draft, rows):
-                del self._idle[place]
+                try:
+                    self._idle.remove(step)
+                except ValueError:  # another thread has taken it
+                    continue
                 step.load(draft)
                 return step
         return Step(self.model.decoder, draft, rows, compile=self.compile)
