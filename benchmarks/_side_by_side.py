@@ -51,12 +51,15 @@ def report(title: str, rows: list[dict[str, Any]], path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title)
-    for name in rows[0]:
-        table.add_column(name, justify="right")
+    same = {name for name in rows[0] if len(rows) > 1 and len({str(row[name]) for row in rows}) == 1}
+    table = Table(title="\n".join([title, *(f"{name}: {_shown(rows[0][name])}" for name in rows[0] if name in same)]))
+    for name in (name for name in rows[0] if name not in same):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(_shown, row.values()))
-    Console().print(table)
+        table.add_row(*(_shown(value) for name, value in row.items() if name not in same))
+    console = Console()
+    console.width = max(console.width, Console(width=1000).measure(table).maximum)  # rather than values cut to dots
+    console.print(table)
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": available_cores(),
                "processor": processor()}  # fmt: skip

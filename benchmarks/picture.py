@@ -91,6 +91,13 @@ JOBS = [
         aim=lambda row: 1.0 if row["what"] == "retrieval" else None,
     ),
     Job(
+        file="contrastive", peer=lambda _: "open_clip",
+        names=lambda row: f"InfoNCE, {row['pairs']:,} pairs, fp32",
+        times=lambda row: 1 / row["of fp32"],
+        is_bar=lambda row: row["side"] == "chunked fp32" and row["of fp32"] is not None,
+        aim=lambda row: 1 / 0.5,
+    ),
+    Job(
         file="lesson", peer=lambda _: "the lesson's script",
         names=lambda row: "the lesson's job, whole",
         times=lambda row: 1 / row["of the lesson's time"],

@@ -36,8 +36,8 @@ class Graphed(Writer["GraphedDraft"]):
     """A model that writes as it would alone, each step one recording: a GPU is told all of a step at once.
 
     Steps are recorded when texts of a new shape (pictures, beams, tokens of a picture) are begun, and used again.
-    Rows that leave are computed on unseen, since a GPU takes about as long for fewer. With `compile` kernels are made by
-    torch.compile, at the first step. On a CPU nothing is recorded. The model's weights must not change any more.
+    Rows that leave are computed on unseen, since a GPU takes about as long for fewer. With `compile`, kernels are
+    made by torch.compile, at the first step. On a CPU nothing is recorded. The weights must not change any more.
     """
 
     def __init__(self, model: Captioner | Coca | LanguageModel, *, compile: bool = False):

@@ -96,7 +96,7 @@ class TrainConfig:
     """Keep no more than each block's input, and compute the block again for its gradient: far less memory, the same
     gradient, about a third more work."""
     compile: bool = False
-    """torch.compile joins each block's operators: for GPUs. On a CPU steps were slower, and the first took a minute."""
+    """torch.compile joins each block's operators: for GPUs. On a CPU it gains little, and the first step is slow."""
     optimizer: OptimizerName = "adamw"
     """muon: the matrices of transformer blocks move in all directions alike; fewer steps to the same loss, at the same
     learning rate, and each step longer, as if the batch had some four times a block's width more tokens."""
