@@ -106,7 +106,7 @@ def _curve(found: Comparison, name: str, value: Callable[[Point], float]) -> Pic
             mean = mean_course(whole, value)
             if mean:
                 axes.plot(*zip(*mean, strict=True), color=colour, zorder=3)
-                axes.plot(*mean[-1], color=colour, marker=marker, markersize=6, zorder=4)
+                axes.plot(*mean[-1], color=colour, marker=marker, markersize=6, zorder=4, clip_on=False)
         if axes.get_ylim()[0] > 0 and axes.dataLim.y1 > 5 * axes.dataLim.y0:
             axes.set_yscale("log")
         axes.set(xlabel=f"{name}", xlim=(0, None))
