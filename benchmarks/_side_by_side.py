@@ -35,6 +35,13 @@ def arguments(about: str | None, *, repeat: int, repeated: str) -> argparse.Argu
     return parser
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """The option to leave bf16 out, in which a processor without it takes many times as long."""
+    parser.add_argument(
+        "--precision", choices=("all", "fp32"), default="all", help="fp32 where the processor has no bf16"
+    )
+
+
 def median_seconds(sides: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
     """The median time of each side, measured in turn so that whatever else the machine does meets all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -47,16 +54,18 @@ def median_seconds(sides: dict[str, Callable[[], Any]], repeat: int) -> dict[str
 
 
 def report(title: str, rows: list[dict[str, Any]], path: Path) -> None:
-    """Print the rows (dictionaries with equal keys) as a table, and write them with what they were measured on."""
+    """Print the rows as a table, above it what is the same in all, and write them with what they were measured on."""
     from rich.console import Console
     from rich.table import Table
 
-    same = {name for name in rows[0] if len(rows) > 1 and len({str(row[name]) for row in rows}) == 1}
-    table = Table(title="\n".join([title, *(f"{name}: {_shown(rows[0][name])}" for name in rows[0] if name in same)]))
-    for name in (name for name in rows[0] if name not in same):
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    same = [name for name in names if len(rows) > 1 and len({str(row.get(name)) for row in rows}) == 1]
+    table = Table(title="\n".join([title, *(f"{name}: {_shown(rows[0][name])}" for name in same)]))
+    unlike = [name for name in names if name not in same]
+    for name in unlike:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(_shown(value) for name, value in row.items() if name not in same))
+        table.add_row(*(_shown(row.get(name)) for name in unlike))
     console = Console()
     console.width = max(console.width, Console(width=1000).measure(table).maximum)  # rather than values cut to dots
     console.print(table)
@@ -92,5 +101,5 @@ def apart(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
 
 def _shown(value: Any) -> str:
     if not isinstance(value, float):
-        return str(value)
+        return "" if value is None else str(value)
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

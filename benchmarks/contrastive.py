@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from _peers import enter_peers
-from _side_by_side import arguments, held_bytes, median_seconds, peak_bytes, report
+from _side_by_side import add_precision, arguments, held_bytes, median_seconds, peak_bytes, report
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -50,9 +50,7 @@ def main() -> None:
     parser.add_argument("--plain-size", type=int, default=16_384, help="pairs of the comparison (default: 16384)")
     parser.add_argument("--chunk", type=int, default=1024, help="rows of a chunk (default: 1024)")
     parser.add_argument("--scale", type=float, default=1 / 0.07, help="of the similarities (default: 14.3)")
-    parser.add_argument(
-        "--precision", choices=("both", "fp32"), default="both", help="fp32 where the processor has no bf16"
-    )
+    add_precision(parser)
     parser.add_argument("--measure", nargs=3, metavar=("LOSS", "SIDE", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.toy:
@@ -74,7 +72,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     for name in LOSSES:
         sides = {args.size: CHUNKED} | {args.plain_size: ("plain", *CHUNKED, *(peers if name == "InfoNCE" else ()))}
         for size, of_size in sides.items():
-            of_size = tuple(side for side in of_size if args.precision == "both" or "bf16" not in side)
+            of_size = tuple(side for side in of_size if args.precision == "all" or "bf16" not in side)
             runs = run_all(name, size, of_size, args)
             inputs = drawn(name, size, args.scale)
             exact = side_of(name, "float64", args.chunk)(*inputs) if "plain" in of_size else None

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from _peers import enter_peers
-from _side_by_side import arguments, median_seconds, report
+from _side_by_side import add_precision, arguments, median_seconds, report
 from PIL import Image
 
 PRECISIONS = "fp32", "autocast", "bf16 weights"
@@ -41,15 +41,17 @@ def main() -> None:
     parser = arguments(__doc__, repeat=3, repeated="times that each side runs, in turn")
     parser.add_argument("--pictures", type=int, default=128, help="JPEG files (default: 128)")
     parser.add_argument("--texts", type=int, default=256, help="texts (default: 256)")
+    add_precision(parser)
     args = parser.parse_args()
     enter_peers()
+    precisions = PRECISIONS if args.precision == "all" else PRECISIONS[:1]
     pictures, texts = (8, 12) if args.toy else (args.pictures, args.texts)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         peer, preprocess, predictor = both_sides(place, args.toy)
         draw(place / "pictures", pictures)
-        rows = compare_pictures(peer, preprocess, predictor, place, args.repeat)
-        rows += compare_texts(peer, predictor, place, sentences(texts), args.repeat)
+        rows = compare_pictures(peer, preprocess, predictor, place, args.repeat, precisions)
+        rows += compare_texts(peer, predictor, place, sentences(texts), args.repeat, precisions)
     report("Embedding, CLIP ViT-B/32: items a second", rows, args.out)
 
 
@@ -106,14 +108,16 @@ def sentences(texts: int) -> list[str]:
     return [" ".join(random.choice(words, random.integers(6, 19))) for _ in range(texts)]
 
 
-def compare_pictures(peer: Any, preprocess: Any, predictor: Any, place: Path, repeat: int) -> list[dict[str, Any]]:
+def compare_pictures(
+    peer: Any, preprocess: Any, predictor: Any, place: Path, repeat: int, precisions: tuple[str, ...]
+) -> list[dict[str, Any]]:
     """From files to Parquet, and the model alone."""
     paths = sorted((place / "pictures").iterdir())
     ready = torch.stack([preprocess(Image.open(path)) for path in paths])
     pixels = predictor.read(paths)
     apart(peer_in(peer, "fp32")(ready[:FEW]), predictor.embed_pixels(pixels[:FEW]), "pictures")
-    files = {f"open_clip, {p}": files_to_parquet(peer_in(peer, p), preprocess, paths, place) for p in PRECISIONS}
-    models = {f"open_clip, {p}": batches(peer_in(peer, p), ready) for p in PRECISIONS}
+    files = {f"open_clip, {p}": files_to_parquet(peer_in(peer, p), preprocess, paths, place) for p in precisions}
+    models = {f"open_clip, {p}": batches(peer_in(peer, p), ready) for p in precisions}
     found, seconds = measured(predictor, "pictures")
     name = f"chiasm, {found.precision}"
     files[name] = ours_to_parquet(found, paths, place)
@@ -125,7 +129,9 @@ def compare_pictures(peer: Any, preprocess: Any, predictor: Any, place: Path, re
     ]
 
 
-def compare_texts(peer: Any, predictor: Any, place: Path, texts: list[str], repeat: int) -> list[dict[str, Any]]:
+def compare_texts(
+    peer: Any, predictor: Any, place: Path, texts: list[str], repeat: int, precisions: tuple[str, ...]
+) -> list[dict[str, Any]]:
     """From strings to vectors; open_clip's tokenizer fills every text up to the context."""
     import open_clip
     from transformers import CLIPTextModelWithProjection
@@ -137,14 +143,16 @@ def compare_texts(peer: Any, predictor: Any, place: Path, texts: list[str], repe
             raise SystemExit(f"The tokens differ: {row[: len(own)].tolist()} and {own}")
     apart(peer_in(peer, "fp32", "encode_text")(ids[:FEW]), predictor.embed_texts(texts[:FEW]), "texts")
     sides: dict[str, Callable[[], np.ndarray]] = {}
-    for precision in PRECISIONS:
+    for precision in precisions:
         encode = peer_in(peer, precision, "encode_text")
         sides[f"open_clip, {precision}"] = lambda encode=encode: np.concatenate(
             [encode(tokenizer(texts[i : i + TEXT_BATCH])) for i in range(0, len(texts), TEXT_BATCH)]
         )
-    other = CLIPTextModelWithProjection.from_pretrained(place / "transformers", dtype=torch.bfloat16).eval()
+    last = precisions[-1]  # the fastest of them where there is bf16
+    dtype = torch.float32 if last == "fp32" else torch.bfloat16
+    other = CLIPTextModelWithProjection.from_pretrained(place / "transformers", dtype=dtype).eval()
     for name, fill in (("filled to 77", True), ("padded to the longest", False)):
-        sides[f"transformers, bf16 weights, {name}"] = transformers_texts(other, tokenizer, texts, fill)
+        sides[f"transformers, {last}, {name}"] = transformers_texts(other, tokenizer, texts, fill)
     found, seconds = measured(predictor, "texts")
     name = f"chiasm, {found.precision}"
     sides[name] = lambda: found.embed_texts(texts)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from _peers import enter_peers
-from _side_by_side import apart, arguments, median_seconds, report
+from _side_by_side import add_precision, apart, arguments, median_seconds, report
 from torch import Tensor, nn
 
 from chiasm.models.flamingo import latest_picture
@@ -64,6 +64,7 @@ class Sizes:
 
 def main() -> None:
     parser = arguments(__doc__, repeat=30, repeated="measurements of each side")
+    add_precision(parser)
     args = parser.parse_args()
     if not args.toy:
         enter_peers("flamingo_pytorch")
@@ -71,8 +72,9 @@ def main() -> None:
     builds = {"chiasm": own_sides}
     if importlib.util.find_spec("flamingo_pytorch") is not None:
         builds = {"flamingo-pytorch": peer_sides, **builds}
-    ceilings = {precision: matmul_flops(256 if args.toy else 2048, precision) for precision in PRECISIONS}
-    jobs = [(what, precision) for what in ("resampler", "gated layer") for precision in PRECISIONS]
+    precisions = [precision for precision in PRECISIONS if args.precision in ("all", precision)]
+    ceilings = {precision: matmul_flops(256 if args.toy else 2048, precision) for precision in precisions}
+    jobs = [(what, precision) for what in ("resampler", "gated layer") for precision in precisions]
     rows = []
     for what, precision in track(jobs, "side by side", total=len(jobs)):
         sides = {name: build(sizes, precision)[what] for name, build in builds.items()}

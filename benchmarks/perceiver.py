@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _side_by_side import arguments, held_bytes, peak_bytes, report
+from _side_by_side import add_precision, arguments, held_bytes, peak_bytes, report
 from torch import nn
 
 from chiasm.models.perceiver import LatentConfig, PerceiverEncoder, ReadConfig
@@ -76,11 +76,13 @@ def main() -> None:
     parser.add_argument("--part", choices=("both", "peer", "curve"), default="both")
     parser.add_argument("--most", type=int, default=16_384, help="tokens up to which the transformer is measured")
     parser.add_argument("--picture", type=Path, help="draw the curve here")
+    add_precision(parser)
     args = parser.parse_args()
+    precisions = [precision for precision in PRECISIONS if args.precision in ("all", precision)]
     rows, threads = [], None if args.toy else args.threads
     if args.part in ("both", "peer"):
         sizes = Sizes(tokens=2100, input_width=16, latents=8, width=32, depth=2, heads=4) if args.toy else Sizes()
-        rows += beside_transformers(sizes, args.repeat, threads)
+        rows += beside_transformers(sizes, precisions, args.repeat, threads)
     if args.part in ("both", "curve"):
         lengths = (64, 128) if args.toy else (1024, 4096, 16_384, 50_176, 200_704)
         sizes = Sizes(input_width=16, latents=8, width=32, depth=2, heads=4) if args.toy else Sizes()
@@ -91,19 +93,19 @@ def main() -> None:
     report(f"Perceivers, {args.repeat} times", rows, args.out)
 
 
-def beside_transformers(sizes: Sizes, repeat: int, threads: int | None) -> list[dict[str, Any]]:
+def beside_transformers(sizes: Sizes, precisions: list[str], repeat: int, threads: int | None) -> list[dict[str, Any]]:
     """Time and memory of both sides, and how far apart their outputs and gradients are, which must be little."""
     sides = {"transformers": peer_step, "chiasm": own_step}
-    kinds = [(precision, passes) for precision in PRECISIONS for passes in PASSES]
+    kinds = [(precision, passes) for precision in precisions for passes in PASSES]
     jobs = [(name, *kind) for _ in range(repeat) for kind in kinds for name in sides]
     found: dict[tuple[str, str, str], list[tuple[float, int]]] = {}
     for name, precision, passes in track(jobs, "side by side", total=len(jobs)):
         job = partial(sides[name], backward=PASSES[passes])
         found.setdefault((name, precision, passes), []).append(in_process(job, sizes, precision, threads))
-    apart = {precision: in_process(difference, sizes, precision, threads) for precision in PRECISIONS}
-    ceiling = {precision: in_process(matmul_flops, sizes, precision, threads) for precision in PRECISIONS}
-    for precision, most in APART.items():
-        if apart[precision] > most:
+    apart = {precision: in_process(difference, sizes, precision, threads) for precision in precisions}
+    ceiling = {precision: in_process(matmul_flops, sizes, precision, threads) for precision in precisions}
+    for precision in precisions:
+        if apart[precision] > APART[precision]:
             raise SystemExit(f"the sides differ by {apart[precision]:.2g} of the largest value in {precision}")
     rows = []
     for precision, passes in kinds:
