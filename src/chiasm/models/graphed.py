@@ -94,12 +94,9 @@ class GraphedDraft:
 
 
 class Step:
-    """One more token for so many rows, computed on tensors that stay where they are.
+    """One more token for so many rows, computed on tensors that stay where they are."""
 
-    Made under no inference mode, so that every mode may write to them.
-    """
-
-    @torch.inference_mode(False)
+    @torch.inference_mode(False)  # so that they can be written to in every mode
     @torch.no_grad()
     def __init__(self, decoder: CausalDecoder, draft: Draft, rows: int, *, compile: bool):
         self.decoder, self.blocks = decoder, draft.steps
@@ -119,7 +116,6 @@ class Step:
         compute = torch.compile(self._compute, dynamic=False) if compile else self._compute
         self.load(draft)
         self._run = self._recorded(compute) if weight.device.type == "cuda" else compute
-        self._begin()
 
     def fits(self, draft: Draft, rows: int) -> bool:
         """Whether the draft has these shapes."""
@@ -169,7 +165,7 @@ class Step:
         self.mask[..., : self.prefix] = 0.0
 
     def _compute(self) -> None:
-        """The step itself, without a word of Python's in it that differs from one step to the next."""
+        """The step itself; nothing in it but what tensors hold differs from one step to the next."""
         self.mask.index_fill_(3, self.slot, 0.0)
         positions = (self.slot - self.prefix).expand(len(self.ids), 1)
         x = self.decoder.embed(self.ids[:, None], positions=positions)[:, 0]
@@ -189,7 +185,7 @@ class Step:
         torch.cuda.current_stream().wait_stream(aside)
         self._begin()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may be at work on the GPU
             compute()
         return graph.replay
 
