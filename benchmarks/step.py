@@ -41,10 +41,10 @@ PADDED = {"fused": True, "longest": True}
 
 @dataclass(frozen=True)
 class Side:
-    """A library with its settings, in a process of its own."""
+    """A package with its settings, in a process of its own."""
 
     label: str
-    library: str
+    package: str
     settings: tuple[tuple[str, Any], ...] = ()
     precision: str = "bf16"
 
@@ -56,11 +56,11 @@ class Side:
     @property
     def there(self) -> bool:
         """Whether it is installed."""
-        return find_spec(self.library) is not None
+        return find_spec(self.package) is not None
 
 
-def side(label: str, library: str, **settings: Any) -> Side:
-    return Side(label, library, tuple(settings.items()))
+def side(label: str, package: str, **settings: Any) -> Side:
+    return Side(label, package, tuple(settings.items()))
 
 
 OPEN_CLIP = [side("open_clip", "open_clip"), side("open_clip, fused", "open_clip", **FAST)]
@@ -119,8 +119,8 @@ RUNNING: list[OwnStep | PeerStep] = []
 
 def begin(side: Side, sizes: Sizes) -> dict[str, Any]:
     """Build a side and take its first two steps; what is told of them."""
-    kind = OwnStep if side.library == "chiasm" else PeerStep
-    step = kind(side.library, sizes, side.precision, **dict(side.settings))
+    kind = OwnStep if side.package == "chiasm" else PeerStep
+    step = kind(side.package, sizes, side.precision, **dict(side.settings))
     loss = step.loss()
     step(rows=2)  # threads, kernels, moments
     before, start = held_bytes(), time.perf_counter()
@@ -164,7 +164,7 @@ def compare(sizes: Sizes, sides: list[Side], repeat: int, threads: int | None) -
     peaks = {precision: 2 * PEAK_SIZE**3 / statistics.median(times) for precision, times in products.items()}
     medians = [statistics.median(times) for times in seconds]
     first = next((i for i, s in enumerate(sides) if s.label == "open_clip"), 0)
-    best = min((m for s, m in zip(sides, medians, strict=True) if s.library != "chiasm"), default=medians[0])
+    best = min((m for s, m in zip(sides, medians, strict=True) if s.package != "chiasm"), default=medians[0])
     return [
         {
             "sizes": sizes.name,

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.library import Library
+from torch import library
 from torch.utils._pytree import tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -89,7 +89,7 @@ def stand_in(monkeypatch: Any) -> None:
 def device() -> torch.device:
     """The device; once it has been asked for, it is there in the whole process."""
     _setup_privateuseone_for_python_backend(NAME)
-    kernels = Library("_", "IMPL", "PrivateUse1")
+    kernels = library.Library("_", "IMPL", "PrivateUse1")
     kernels.fallback(_run)
     device.kernels = kernels  # they work as long as they live
     return torch.device(NAME)

@@ -76,6 +76,15 @@ def test_gallery_colours_its_captions(tmp_path):
     assert ((shown[..., 2] > 200) & (shown[..., 0] < 80)).any()
 
 
+@pytest.mark.parametrize("sides", [(16, 64), (64, 16), (30, 30)])
+def test_gallery_keeps_the_shape_of_pictures(sides, tmp_path):
+    blue = np.zeros((*sides, 3), np.uint8)
+    blue[..., 2] = 255
+    gallery_figure([blue, blue + np.uint8(128)], ["a", "b"], tmp_path / "g.png", columns=2)
+    rows, columns = np.nonzero(_blue(_shown(tmp_path / "g.png")))
+    assert np.ptp(rows) / np.ptp(columns) == pytest.approx(sides[0] / sides[1], rel=0.06)
+
+
 def test_curves_are_drawn_even_from_one_validation(tmp_path):
     rows = [{"step": float(i), "loss": 3.0 / i, "val_loss": None, "learning_rate": 0.1} for i in range(1, 9)]
     curves_figure(rows, tmp_path / "without.png")

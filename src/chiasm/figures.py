@@ -14,7 +14,7 @@ from PIL import Image
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 RIGHT = "tab:green"
-FINE = 200
+FINE_PIXELS = 200
 """So many pixels show light without steps."""
 LINE_INCHES = 0.12
 """A line of small text."""
@@ -67,10 +67,10 @@ def attention_figure(
 
 
 def _lit(picture: Pixels, seen: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "h w 3"]:
-    """The picture in gray, under the light of what was seen: at least `FINE` pixels wide or high."""
+    """The picture in gray, under the light of what was seen: at least `FINE_PIXELS` wide or high."""
     from matplotlib import colormaps
 
-    times = -(-FINE // max(picture.shape[:2]))
+    times = -(-FINE_PIXELS // max(picture.shape[:2]))
     gray = ((picture.mean(-1, keepdims=True) + 80) / 335).repeat(times, 0).repeat(times, 1)
     share = Image.fromarray(((seen - seen.min()) / max(float(np.ptp(seen)), 1e-12)).astype(np.float32))
     soft = share.resize((2 * share.width, 2 * share.height), Image.Resampling.BILINEAR)  # or bicubic would overshoot
@@ -271,7 +271,7 @@ def _subplots(
 def _sheet(width: float, height: float) -> tuple[Any, Any]:
     """A figure of one axis without scales, in inches from its upper left corner.
 
-    Pictures are put on it side by side: with an axis for each of them a figure takes ten times as long.
+    Pictures are put on it side by side: with an axis for each of them most of the time goes into axes.
     """
     from matplotlib.figure import Figure
 

@@ -1,5 +1,7 @@
 """Every benchmark runs, at toy size, and writes its results."""
 
+import json
+
 import pytest
 
 
@@ -75,6 +77,17 @@ def test_waiting(results):
     asleep, spin = results("waiting.py")
     assert (asleep["threads wait"], spin["threads wait"]) == ("asleep", "spin of 1,000")
     assert spin["of those asleep"] == pytest.approx(spin["ms"] / asleep["ms"])
+
+
+def test_tables_of_unlike_rows_are_whole_in_a_narrow_window(benchmark_module, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [{"what": f"a long name of row {i}", "of all": "alike", f"only of {i}": 1234.5 + i} for i in range(3)]
+    benchmark_module("_side_by_side").report("title", rows, tmp_path / "rows.json")
+    told = capsys.readouterr().out
+    for i in range(3):
+        assert all(text in told for text in (f"a long name of row {i}", f"only of {i}", f"{1234.5 + i:,.0f}"))
+    assert told.count("alike") == 1 and "of all: alike" in told and "…" not in told
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"] == rows
 
 
 def test_every_case_of_cost_has_data_for_its_task(benchmark_module):
